@@ -1,0 +1,23 @@
+/** schemas — the JSON Schemas of the files that people write, as text. */
+import { fileURLToPath } from "node:url";
+import { z } from "zod";
+import { Config } from "../../src/cli/settings.ts";
+import { configSchema } from "../../src/daemon/config.ts";
+
+/** Each schema with the file that it belongs in. */
+export async function schemas(): Promise<{ file: string; text: string }[]> {
+  const legerd = z.toJSONSchema(await configSchema(), { io: "input" });
+  const config = z.toJSONSchema(Config, { io: "input" });
+  return [
+    { file: fileOf("legerd"), text: textOf({ title: "legerd.json", ...legerd }) },
+    { file: fileOf("config"), text: textOf({ title: "config.json", ...config }) },
+  ];
+}
+
+function fileOf(name: string): string {
+  return fileURLToPath(new URL(`../../schemas/${name}.schema.json`, import.meta.url));
+}
+
+function textOf(schema: object): string {
+  return `${JSON.stringify(schema, undefined, 2)}\n`;
+}

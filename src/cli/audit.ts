@@ -1,0 +1,264 @@
+/** audit — the command that shows who asked for what. */
+import { open, type FileHandle } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import type { Argv } from "yargs";
+import { z } from "zod";
+import { LegerError, systemCode } from "../core/error.ts";
+import { homeDirectory } from "../core/paths.ts";
+import { connect } from "./daemon.ts";
+import { fullName } from "./names.ts";
+import type { Cli, Parsing } from "./parsing.ts";
+import type { SettingsFlags } from "./settings.ts";
+import { count } from "./terminal.ts";
+
+export function addAudit(leger: Argv<SettingsFlags>, parsing: Parsing): Argv<SettingsFlags> {
+  return leger.command(
+    "audit",
+    "show who asked for what",
+    (command) =>
+      parsing
+        .describe(command, {
+          words: "audit",
+          examples: [
+            ["leger audit --since 1h", "the last hour"],
+            ["leger audit --secret openai_api_key --json", "one secret, for programs"],
+            ["leger audit --follow", "and what comes, until Ctrl-C"],
+          ],
+          notes: ["It reads the log itself, so it also works while legerd is down."],
+        })
+        .option("secret", { type: "string", requiresArg: true, describe: "of this secret only" })
+        .option("principal", { type: "string", requiresArg: true, describe: "by this caller only" })
+        .option("since", {
+          type: "string",
+          requiresArg: true,
+          describe: "45s, 30m, 1h, 7d, or 2026-01-31T12:00:00Z",
+        })
+        .option("follow", { type: "boolean", describe: "go on with what comes" })
+        .option("state", { type: "string", requiresArg: true, describe: "legerd's state directory" })
+        .option("json", { type: "boolean", describe: "one JSON document a line" }),
+    (args) => parsing.choose((cli) => audit(cli, args)),
+  );
+}
+
+type Args = {
+  secret?: string | undefined;
+  principal?: string | undefined;
+  since?: string | undefined;
+  follow?: boolean | undefined;
+  state?: string | undefined;
+  json?: boolean | undefined;
+};
+
+/** What legerd calls it in its state directory. */
+const AUDIT_FILE = "audit.log";
+
+/** How often a followed log is looked at. */
+const LOOK_EVERY_MS = 200;
+
+/** Longer than any line of legerd's; a longer one is not held in memory. */
+const MAX_LINE_BYTES = 256 * 1024;
+
+/** Only what a person is shown; JSON passes on everything. */
+const Entry = z.looseObject({
+  time: z.iso.datetime(),
+  principal: z.string(),
+  action: z.string(),
+  authorized: z.boolean(),
+  secret: z.string().optional(),
+  version: z.number().optional(),
+  service: z.string().optional(),
+  podman_id: z.string().optional(),
+  unit: z.string().optional(),
+});
+type Entry = z.infer<typeof Entry>;
+
+async function audit(cli: Cli, args: Args): Promise<void> {
+  const { world, settings, terminal } = cli;
+  const now = world.now ?? ((): Date => new Date());
+  const since = args.since === undefined ? undefined : startOf(args.since, now());
+  const secret = args.secret === undefined ? undefined : fullName(args.secret, settings.namespace);
+  const file = await auditFile(cli, args.state);
+  const matches = (entry: Entry): boolean =>
+    (secret === undefined || entry.secret === secret) &&
+    (args.principal === undefined || entry.principal === args.principal) &&
+    (since === undefined || Date.parse(entry.time) >= since);
+
+  let malformed = 0;
+  const log = await openLog(file);
+  if (args.json !== true) await terminal.line(columns("TIME", "PRINCIPAL", "ACTION", "SECRET"));
+  using stop = stopSignal(world.signal);
+  for await (const line of linesOf(file, log, { follow: args.follow === true, signal: stop.signal })) {
+    const entry = parseEntry(line);
+    if (entry === undefined) malformed += 1;
+    else if (!matches(entry)) continue;
+    else if (args.json === true) await terminal.json(entry);
+    else await terminal.line(sentence(entry));
+  }
+  if (malformed > 0) {
+    terminal.warn(`${file}: ${count(malformed, "line")} left out: not what legerd writes`);
+  }
+}
+
+/** Where the running legerd says it is; without one, where it would be. */
+async function auditFile({ world, settings }: Cli, state: string | undefined): Promise<string> {
+  if (state !== undefined) return join(resolve(world.cwd, state), AUDIT_FILE);
+  try {
+    await using daemon = connect(world, settings);
+    return (await daemon.status()).audit_log;
+  } catch (error) {
+    if (!(error instanceof LegerError) || error.code !== "UNREACHABLE") throw error;
+    return join(homeDirectory("state", world), AUDIT_FILE);
+  }
+}
+
+/** In milliseconds since 1970. */
+function startOf(text: string, now: Date): number {
+  const [, amount, unit] = /^(\d{1,6})([smhd])$/.exec(text) ?? [];
+  if (amount !== undefined && unit !== undefined) {
+    return now.getTime() - Number(amount) * (UNIT_MS.get(unit) ?? 0);
+  }
+  const time = /^\d{4}-\d\d-\d\d/.test(text) ? Date.parse(text) : Number.NaN;
+  if (!Number.isNaN(time)) return time;
+  throw new LegerError("USAGE", "--since takes a length of time or a moment", {
+    hints: ["45s, 30m, 1h, 7d, or 2026-01-31, or 2026-01-31T12:00:00Z"],
+  });
+}
+
+const UNIT_MS: ReadonlyMap<string, number> = new Map([
+  ["s", 1_000],
+  ["m", 60_000],
+  ["h", 3_600_000],
+  ["d", 86_400_000],
+]);
+
+function parseEntry(line: string | undefined): Entry | undefined {
+  if (line === undefined) return undefined;
+  try {
+    return Entry.safeParse(JSON.parse(line)).data;
+  } catch {
+    return undefined;
+  }
+}
+
+function sentence(entry: Entry): string {
+  const { time, principal, action, authorized, secret = "-", version, service, podman_id, unit } = entry;
+  const more = [
+    secret + (version === undefined ? "" : ` v${version}`),
+    ...(authorized ? [] : ["DENIED"]),
+    ...(service === undefined ? [] : [`service=${service}`]),
+    ...(podman_id === undefined ? [] : [`podman=${podman_id}`]),
+    ...(unit === undefined ? [] : [`unit=${unit}`]),
+  ];
+  return columns(time, principal, action, more.join("  "));
+}
+
+function columns(time: string, principal: string, action: string, rest: string): string {
+  return `${time.padEnd(24)}  ${principal.padEnd(12)}  ${action.padEnd(14)}  ${rest}`;
+}
+
+type Following = { follow: boolean; signal: AbortSignal };
+
+/** The opened file's lines without their ends, undefined for one too long; with `follow`, also those that come later. */
+async function* linesOf(
+  file: string,
+  opened: FileHandle,
+  { follow, signal }: Following,
+): AsyncGenerator<string | undefined> {
+  let log = opened;
+  try {
+    let offset = 0;
+    let rest = Buffer.alloc(0);
+    let tooLong = false;
+    const buffer = Buffer.alloc(64 * 1024);
+    while (!signal.aborted) {
+      const { bytesRead } = await log.read(buffer, 0, buffer.length, offset);
+      if (bytesRead === 0) {
+        if (!follow) break;
+        if (!(await pause(signal))) return;
+        const fresh = await renewed(file, log, offset);
+        if (fresh !== undefined) {
+          await log.close();
+          [log, offset, rest, tooLong] = [fresh, 0, Buffer.alloc(0), false];
+        }
+        continue;
+      }
+      offset += bytesRead;
+      let pending = Buffer.concat([rest, buffer.subarray(0, bytesRead)]);
+      for (let end = pending.indexOf(0x0a); end >= 0; end = pending.indexOf(0x0a)) {
+        yield tooLong ? undefined : pending.toString("utf8", 0, end);
+        tooLong = false;
+        pending = pending.subarray(end + 1);
+      }
+      tooLong ||= pending.length > MAX_LINE_BYTES;
+      rest = tooLong ? Buffer.alloc(0) : Buffer.from(pending);
+    }
+    // What a power cut tore has no end, and neither has what legerd is writing at this moment.
+    if (!signal.aborted && (rest.length > 0 || tooLong)) yield undefined;
+  } finally {
+    await log.close();
+  }
+}
+
+async function openLog(file: string): Promise<FileHandle> {
+  try {
+    const log = await open(file, "r");
+    if ((await log.stat()).isFile()) return log;
+    await log.close();
+  } catch (cause) {
+    const code = systemCode(cause);
+    if (code === "ENOENT" || code === "ENOTDIR") {
+      throw new LegerError("IO", `there is no audit log at ${file}`, {
+        hints: ["legerd makes it when it first starts; name its state directory with --state DIR"],
+        cause,
+      });
+    }
+    const denied = code === "EACCES" || code === "EPERM";
+    throw new LegerError(denied ? "DENIED" : "IO", `cannot read ${file} (${code ?? "unknown error"})`, {
+      cause,
+    });
+  }
+  throw new LegerError("IO", `cannot read ${file}: it is not a file`);
+}
+
+/** The file that has taken the log's place, or the same one if it was cut short. */
+async function renewed(file: string, log: FileHandle, offset: number): Promise<FileHandle | undefined> {
+  let fresh: FileHandle;
+  try {
+    fresh = await open(file, "r");
+  } catch {
+    // Moved away, and its successor not yet there.
+    return undefined;
+  }
+  const [old, now] = [await log.stat(), await fresh.stat()];
+  if (old.ino === now.ino && old.dev === now.dev && now.size >= offset) {
+    await fresh.close();
+    return undefined;
+  }
+  return fresh;
+}
+
+/** False once it is to end. */
+async function pause(signal: AbortSignal): Promise<boolean> {
+  try {
+    await delay(LOOK_EVERY_MS, undefined, { signal });
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** The world's own signal, or Ctrl-C and its like while this lives. */
+function stopSignal(given: AbortSignal | undefined): Disposable & { signal: AbortSignal } {
+  if (given !== undefined) return { signal: given, [Symbol.dispose]: () => {} };
+  const controller = new AbortController();
+  const stop = (): void => controller.abort();
+  const signals = ["SIGINT", "SIGTERM"] as const;
+  for (const name of signals) process.once(name, stop);
+  return {
+    signal: controller.signal,
+    [Symbol.dispose]: () => {
+      for (const name of signals) process.off(name, stop);
+    },
+  };
+}

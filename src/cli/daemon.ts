@@ -1,0 +1,137 @@
+/** daemon — legerd as the commands see it: setec's client, and legerd's own routes with their answers checked. */
+import { z } from "zod";
+import { isErrorCode, LegerError, type ErrorCode } from "../core/error.ts";
+import { assertSafeSocket } from "../core/paths.ts";
+import { SetecClient } from "../setec/client.ts";
+import type { Settings } from "./settings.ts";
+import { printable } from "./terminal.ts";
+import type { CliWorld } from "./world.ts";
+
+type Service = { name: string; variables: Record<string, string> };
+
+/** An entry of Podman's that legerd knows; one without a secret keeps a value of its own. */
+export type PodmanLink = { id: string; secret?: string | undefined };
+
+type DaemonStatus = z.infer<typeof Status>;
+
+/** What is asked of the socket's safety comes first: UNSAFE, DENIED, UNREACHABLE, CONFIG. */
+export function connect(world: CliWorld, { socket, socketWasNamed }: Settings): Daemon {
+  assertSafeSocket(socket, { euid: world.euid, groupMayConnect: socketWasNamed });
+  return new Daemon(socket);
+}
+
+export type { Daemon };
+
+/** Dispose of it, or its connections keep the process alive. Methods throw what legerd says, as LegerError. */
+class Daemon {
+  readonly secrets: SetecClient;
+
+  constructor(socketPath: string) {
+    this.secrets = new SetecClient({ socketPath });
+  }
+
+  async status(): Promise<DaemonStatus> {
+    return this.#ask("GET", "/v1/status", "ask for the status", Status);
+  }
+
+  async podmanLinks(): Promise<PodmanLink[]> {
+    return (await this.#ask("GET", "/v1/podman/list", "list podman's entries", Links)).entries;
+  }
+
+  async services(): Promise<Service[]> {
+    return (await this.#ask("GET", "/v1/services", "list services", Services)).services;
+  }
+
+  /** Throws SERVICE_NOT_FOUND. */
+  async service(name: string): Promise<Service> {
+    return this.#ask("GET", pathOf(name), `show service ${name}`, ServiceAnswer);
+  }
+
+  async setService({ name, variables }: Service): Promise<Service> {
+    const body = JSON.stringify({ variables });
+    return this.#ask("PUT", pathOf(name), `set service ${name}`, ServiceAnswer, body);
+  }
+
+  /** Throws SERVICE_NOT_FOUND. */
+  async deleteService(name: string): Promise<void> {
+    await this.#ask("DELETE", pathOf(name), `delete service ${name}`, z.object({}));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.secrets[Symbol.asyncDispose]();
+  }
+
+  async #ask<T>(
+    method: "GET" | "PUT" | "DELETE",
+    path: string,
+    what: string,
+    schema: z.ZodType<T>,
+    body?: string,
+  ): Promise<T> {
+    const answer = await this.secrets.request({
+      method,
+      path,
+      what,
+      ...(body === undefined ? {} : { body, headers: { "content-type": "application/json" } }),
+    });
+    const json = parse(answer.body);
+    if (answer.status !== 200) throw refusal(what, answer.status, json);
+    const parsed = schema.safeParse(json);
+    if (parsed.success) return parsed.data;
+    throw new LegerError("BAD_ANSWER", `${what}: the answer is not one of legerd's`, {
+      hints: ["see that legerd is as new as this leger: leger status"],
+    });
+  }
+}
+
+const Failure = z.object({
+  error: z.object({
+    code: z.custom<ErrorCode>(isErrorCode),
+    message: z.string(),
+    hints: z.array(z.string()).default([]),
+  }),
+});
+
+const ServiceAnswer = z.object({ name: z.string(), variables: z.record(z.string(), z.string()) });
+const Services = z.object({ services: z.array(ServiceAnswer) });
+const Links = z.object({ entries: z.array(z.object({ id: z.string(), secret: z.string().optional() })) });
+const Status = z.object({
+  version: z.string(),
+  pid: z.number(),
+  started_at: z.string(),
+  secrets: z.number(),
+  services: z.number(),
+  podman_entries: z.number(),
+  state_dir: z.string(),
+  database: z.string(),
+  main_key: z.string(),
+  audit_log: z.string(),
+});
+
+function pathOf(service: string): string {
+  // "." and ".." would be cleaned out of the path, encoded or not.
+  if (service === "" || service === "." || service === "..") {
+    throw new LegerError("USAGE", "this is not a name for a service");
+  }
+  return `/v1/services/${encodeURIComponent(service.toWellFormed())}`;
+}
+
+function refusal(what: string, status: number, json: unknown): LegerError {
+  const failure = Failure.safeParse(json);
+  if (failure.success) {
+    const { code, message, hints } = failure.data.error;
+    return new LegerError(code, printable(message), { hints: hints.map(printable) });
+  }
+  if (status === 403) return new LegerError("DENIED", `${what}: access denied`);
+  return new LegerError("BAD_ANSWER", `${what}: legerd answered with status ${status}`, {
+    hints: ["see that legerd is as new as this leger: leger status"],
+  });
+}
+
+function parse(body: Uint8Array): unknown {
+  try {
+    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(body));
+  } catch {
+    return undefined;
+  }
+}

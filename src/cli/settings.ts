@@ -1,0 +1,95 @@
+/** settings — which namespace and which legerd: flags first, then the environment, the configuration, the default. */
+import { readFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { z } from "zod";
+import { LegerError, systemCode } from "../core/error.ts";
+import { homeDirectory, runtimePlaces } from "../core/paths.ts";
+import type { CliWorld } from "./world.ts";
+
+export type Settings = {
+  namespace: string;
+  /** By --namespace, that is. */
+  namespaceIsForThisRun: boolean;
+  socket: string;
+  /** Somebody named this socket: it may then be a door that a group shares. */
+  socketWasNamed: boolean;
+  /** The configuration file, whether it is there or not; undefined where there is no place for one. */
+  configFile: string | undefined;
+};
+
+export type SettingsFlags = { namespace?: string | undefined; socket?: string | undefined };
+
+/** Throws CONFIG for a configuration that cannot be used, USAGE for a flag that cannot. */
+export function settingsOf(world: CliWorld, flags: SettingsFlags): Settings {
+  const configFile = configFileOf(world);
+  const config = configFile === undefined ? {} : readConfig(configFile);
+  const namespace =
+    checked(flags.namespace, "USAGE", "--namespace") ??
+    checked(world.env["LEGER_NAMESPACE"], "CONFIG", "LEGER_NAMESPACE") ??
+    config.namespace ??
+    "local";
+  const named = given(flags.socket) ?? given(world.env["LEGER_SOCKET"]);
+  const socket = named === undefined ? runtimePlaces(world).socket : resolve(world.cwd, named);
+  const namespaceIsForThisRun = given(flags.namespace) !== undefined;
+  return { namespace, namespaceIsForThisRun, socket, socketWasNamed: named !== undefined, configFile };
+}
+
+const NAMESPACE = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$/;
+
+/** config.json. No socket in it: Podman's driver has no HOME to read it by, and would ask another legerd than we do. */
+export const Config = z.strictObject({
+  $schema: z.string().optional(),
+  namespace: z.string().regex(NAMESPACE, "must be letters, digits and . _ -").optional(),
+});
+
+/** Without HOME there may be none; the flags and the environment still say enough. */
+function configFileOf(world: CliWorld): string | undefined {
+  try {
+    const own = runtimePlaces(world).account.kind === "user" ? world.userConfigDir : undefined;
+    return join(own ?? homeDirectory("config", world), "config.json");
+  } catch (error) {
+    if (error instanceof LegerError && error.code === "CONFIG") return undefined;
+    throw error;
+  }
+}
+
+function readConfig(file: string): z.infer<typeof Config> {
+  let text: string;
+  try {
+    text = readFileSync(file, "utf8");
+  } catch (error) {
+    const code = systemCode(error);
+    if (code === "ENOENT" || code === "ENOTDIR") return {};
+    throw new LegerError("CONFIG", `cannot read ${file} (${code ?? "unknown error"})`, { cause: error });
+  }
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch {
+    // V8 quotes the text around the fault: a key may have been pasted there.
+    throw new LegerError("CONFIG", `${file} is not JSON`, { hints: [EXAMPLE] });
+  }
+  const parsed = Config.safeParse(json);
+  if (parsed.success) return parsed.data;
+  const faults = parsed.error.issues.map(({ code, path, message, ...issue }) =>
+    code === "unrecognized_keys" && "keys" in issue
+      ? `unknown key ${issue.keys.map((key) => JSON.stringify(key)).join(", ")}`
+      : `${path.map(String).join(".") || "the file"}: ${message.toLowerCase()}`,
+  );
+  throw new LegerError("CONFIG", `${file}: ${faults.join("; ")}`, { hints: [EXAMPLE] });
+}
+
+const EXAMPLE = 'it reads {"namespace": "local"}';
+
+function checked(text: string | undefined, code: "USAGE" | "CONFIG", from: string): string | undefined {
+  if (given(text) === undefined) return undefined;
+  if (text !== undefined && NAMESPACE.test(text)) return text;
+  throw new LegerError(code, `${from} is not a namespace`, {
+    hints: ["at most 64 letters, digits and . _ -, with a letter or digit first"],
+  });
+}
+
+/** An empty variable is as good as none. */
+function given(text: string | undefined): string | undefined {
+  return text === "" ? undefined : text;
+}

@@ -1,0 +1,60 @@
+/** status — the command that says whether legerd is there, and where everything lies. */
+import type { Argv } from "yargs";
+import { LegerError } from "../core/error.ts";
+import { connect } from "./daemon.ts";
+import type { Cli, Parsing } from "./parsing.ts";
+import type { SettingsFlags } from "./settings.ts";
+
+export function addStatus(leger: Argv<SettingsFlags>, parsing: Parsing): Argv<SettingsFlags> {
+  return leger.command(
+    "status",
+    "is legerd there, and where does everything lie?",
+    (command) =>
+      parsing
+        .describe(command, {
+          words: "status",
+          examples: [
+            ["leger status", "for people"],
+            ["leger status --json", "for programs"],
+          ],
+          notes: ["Exit status 69 when legerd cannot be reached."],
+        })
+        .option("json", { type: "boolean", describe: "report as JSON on standard output" }),
+    ({ json }) => parsing.choose((cli) => status(cli, json)),
+  );
+}
+
+async function status({ world, settings, terminal }: Cli, json = false): Promise<void> {
+  const here = {
+    socket: settings.socket,
+    namespace: settings.namespace,
+    config: settings.configFile ?? null,
+  };
+  try {
+    await using daemon = connect(world, settings);
+    const { version, ...facts } = await daemon.status();
+    if (json) {
+      await terminal.json({ reachable: true, ...here, client_version: world.version, version, ...facts });
+      return;
+    }
+    const lines = [
+      ["legerd", `${version}, process ${facts.pid}, since ${facts.started_at}`],
+      ["secrets", String(facts.secrets)],
+      ["services", String(facts.services)],
+      ["podman", `${facts.podman_entries} ${facts.podman_entries === 1 ? "entry" : "entries"}`],
+      ["socket", here.socket],
+      ["namespace", here.namespace],
+      ["state", facts.state_dir],
+      ["main key", facts.main_key],
+      ["audit log", facts.audit_log],
+      ["config", here.config ?? "nowhere: neither XDG_CONFIG_HOME nor HOME is set"],
+    ] as const;
+    for (const [what, is] of lines) await terminal.line(`${what.padEnd(10)} ${is}`);
+    if (version !== world.version) terminal.warn(`this leger is ${world.version}, legerd is ${version}`);
+  } catch (error) {
+    if (json && error instanceof LegerError) {
+      await terminal.json({ reachable: false, ...here, client_version: world.version });
+    }
+    throw error;
+  }
+}

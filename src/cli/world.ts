@@ -1,0 +1,23 @@
+/** world — all that a run of the command line depends on and may touch. */
+import type { World } from "../core/paths.ts";
+
+export type CliWorld = World & {
+  stdin: CliInput;
+  stdout: NodeJS.WritableStream;
+  stderr: NodeJS.WritableStream;
+  /** Which of the three are a person's terminal. */
+  isTTY: { stdin: boolean; stdout: boolean; stderr: boolean };
+  /** How wide standard output's terminal is. Absent: there is none. */
+  columns?: number | undefined;
+  /** Relative paths start here. */
+  cwd: string;
+  version: string;
+  /** Where the user's configuration lies, as the system says. Absent: what `env` says. */
+  userConfigDir?: string | undefined;
+  now?: (() => Date) | undefined;
+  /** Ends what would go on for ever (`audit --follow`). Absent: SIGINT and SIGTERM do. */
+  signal?: AbortSignal | undefined;
+};
+
+/** A terminal's input can be told not to echo. */
+type CliInput = NodeJS.ReadableStream & { setRawMode?(on: boolean): unknown };

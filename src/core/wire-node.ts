@@ -1,0 +1,76 @@
+/** wire-node — the wire over `node:net`. */
+
+import { connect } from "node:net";
+import { LegerError, systemCode } from "./error.ts";
+import {
+  badAnswer,
+  decodeAnswer,
+  DEFAULT_TIMEOUT_MS,
+  encodeRequest,
+  MAX_ANSWER_BYTES,
+  unreachable,
+  type Wire,
+  type WireAnswer,
+  type WireRequest,
+} from "./wire.ts";
+
+/**
+ * A wire to the unix socket at `socketPath`: one connection per request, closed whatever happens. It does not
+ * look at who owns the socket; that is `assertSafeSocket`, before.
+ */
+export function nodeWire(socketPath: string): Wire {
+  return { request: (request) => ask(socketPath, request) };
+}
+
+async function ask(socketPath: string, request: WireRequest): Promise<WireAnswer> {
+  const bytes = encodeRequest(request);
+  const { timeoutMs = DEFAULT_TIMEOUT_MS } = request;
+  const { promise, resolve, reject } = Promise.withResolvers<Uint8Array>();
+
+  const chunks: Buffer[] = [];
+  let received = 0;
+  let connected = false;
+  const socket = connect({ path: socketPath });
+  const deadline = setTimeout(() => {
+    reject(unreachable(socketPath, `did not answer within ${timeoutMs / 1000} s`));
+  }, timeoutMs);
+  socket.on("connect", () => {
+    connected = true;
+    // Never `end`: Node's server takes a half-closed connection for an aborted request.
+    socket.write(bytes);
+  });
+  socket.on("data", (chunk) => {
+    received += chunk.length;
+    if (received > MAX_ANSWER_BYTES) reject(badAnswer("more than 1.5 MiB"));
+    else chunks.push(chunk);
+  });
+  socket.on("end", () => resolve(Buffer.concat(chunks, received)));
+  socket.on("error", (error) => reject(connected ? brokenOff(error) : unconnected(socketPath, error)));
+  socket.on("close", () => reject(badAnswer("it closed the connection half-way")));
+
+  try {
+    return decodeAnswer(await promise);
+  } finally {
+    clearTimeout(deadline);
+    socket.destroy();
+  }
+}
+
+function unconnected(socketPath: string, error: Error): LegerError {
+  const code = systemCode(error);
+  if (code === "ENOENT") return unreachable(socketPath, "no socket there", error);
+  if (code === "ECONNREFUSED") return unreachable(socketPath, "nobody listens", error);
+  if (code === "EACCES" || code === "EPERM") {
+    return new LegerError("DENIED", `legerd at ${socketPath}: not allowed to connect`, {
+      hints: [
+        "run this as the user whose legerd it is, or name another socket with --socket or LEGER_SOCKET",
+      ],
+      cause: error,
+    });
+  }
+  return unreachable(socketPath, `cannot connect (${code ?? error.name})`, error);
+}
+
+function brokenOff(error: Error): LegerError {
+  return badAnswer(`it broke the connection off (${systemCode(error) ?? error.name})`);
+}

@@ -1,0 +1,119 @@
+/** wire — one request, one answer: the shape, and HTTP/1.0 as bytes. */
+
+import { LegerError } from "./error.ts";
+
+export type WireRequest = {
+  method: string;
+  /** Path and query, percent-encoded by the caller. */
+  path: string;
+  headers?: Readonly<Record<string, string>>;
+  body?: Uint8Array;
+  /** For everything, from connecting to the last byte. DEFAULT_TIMEOUT_MS where absent. */
+  timeoutMs?: number;
+};
+
+export type WireAnswer = {
+  status: number;
+  /** Keys in lower case; a header that came twice has its values joined by ", ". */
+  headers: ReadonlyMap<string, string>;
+  body: Uint8Array;
+};
+
+/** Each runtime brings its own. */
+export interface Wire {
+  /** Resolves with any complete answer, whatever its status; fails with UNREACHABLE, DENIED or BAD_ANSWER. */
+  request(request: WireRequest): Promise<WireAnswer>;
+}
+
+/** Leaves the driver room to start and to speak within its five seconds. */
+export const DEFAULT_TIMEOUT_MS = 4_000;
+
+const MAX_HEAD_BYTES = 64 * 1024;
+const MAX_BODY_BYTES = 1.5 * 1024 * 1024;
+
+/** An answer longer than this is not worth reading on. */
+export const MAX_ANSWER_BYTES = MAX_HEAD_BYTES + MAX_BODY_BYTES;
+
+/** One request as it goes over the socket. A part that HTTP cannot carry is BAD_DATA, named without its content. */
+export function encodeRequest({
+  method,
+  path,
+  headers = {},
+  body = new Uint8Array(),
+}: WireRequest): Uint8Array {
+  if (!/^[A-Z]+$/.test(method)) throw unsendable("the method");
+  if (!/^\/[!-~]*$/.test(path)) throw unsendable("the path");
+  let head = `${method} ${path} HTTP/1.0\r\nHost: legerd\r\nContent-Length: ${body.length}\r\n`;
+  for (const [name, value] of Object.entries(headers)) {
+    if (!TOKEN.test(name) || FRAMING.has(name.toLowerCase())) throw unsendable("the name of a header");
+    if (!/^[\t\x20-\x7e]*$/.test(value)) throw unsendable(`the header ${name}`);
+    head += `${name}: ${value}\r\n`;
+  }
+  return Buffer.concat([Buffer.from(`${head}\r\n`, "latin1"), body]);
+}
+
+/**
+ * A whole answer, read to end of file. Anything but a well-formed head and exactly as many bytes as its
+ * Content-Length says is BAD_ANSWER: a connection that ended early must not pass for a shorter secret.
+ * Messages never quote the answer.
+ */
+export function decodeAnswer(bytes: Uint8Array): WireAnswer {
+  const answer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  if (answer.length === 0) throw badAnswer("it closed the connection without an answer");
+  const headBytes = answer.subarray(0, MAX_HEAD_BYTES).indexOf("\r\n\r\n");
+  if (headBytes < 0) throw badAnswer("no end of the headers");
+  const [statusLine = "", ...lines] = answer.toString("latin1", 0, headBytes).split("\r\n");
+  const status = Number(/^HTTP\/1\.[01] ([2-5]\d\d)(?: [\t\x20-\x7e\x80-\xff]*)?$/.exec(statusLine)?.[1]);
+  if (Number.isNaN(status)) throw badAnswer("no status line");
+
+  const headers = new Map<string, string>();
+  for (const line of lines) {
+    const [, name = "", value = ""] = /^([^:]*):[\t ]*(.*?)[\t ]*$/.exec(line) ?? [];
+    if (!TOKEN.test(name) || !/^[\t\x20-\x7e\x80-\xff]*$/.test(value)) throw badAnswer("a malformed header");
+    const key = name.toLowerCase();
+    const earlier = headers.get(key);
+    headers.set(key, earlier === undefined ? value : `${earlier}, ${value}`);
+  }
+
+  const length = headers.get("content-length");
+  if (headers.has("transfer-encoding")) throw badAnswer("a Transfer-Encoding");
+  if (length === undefined) throw badAnswer("no Content-Length");
+  if (!/^\d{1,10}$/.test(length)) throw badAnswer("a malformed Content-Length");
+  if (Number(length) > MAX_BODY_BYTES) throw badAnswer("more than 1.5 MiB");
+  const body = answer.subarray(headBytes + 4);
+  if (body.length < Number(length)) throw badAnswer("an answer shorter than its Content-Length");
+  if (body.length > Number(length)) throw badAnswer("an answer longer than its Content-Length");
+  return { status, headers, body };
+}
+
+/** Nobody answers at this socket: what happened, and how to start legerd there. */
+export function unreachable(socketPath: string, what: string, cause?: unknown): LegerError {
+  return new LegerError("UNREACHABLE", `legerd at ${socketPath}: ${what}`, {
+    hints: howToStart(socketPath),
+    cause,
+  });
+}
+
+/** Advice for when nobody answers at a socket. */
+export function howToStart(socketPath: string): readonly string[] {
+  const user = socketPath.startsWith("/run/leger/") ? "" : " --user";
+  return [
+    `start it: legerd; or, where it is installed as a service: systemctl${user} start legerd.socket`,
+    `see what the service says: journalctl${user} -u legerd`,
+  ];
+}
+
+/** Somebody answers, but not as legerd does. `what` must quote nothing that came over the socket. */
+export function badAnswer(what: string): LegerError {
+  return new LegerError("BAD_ANSWER", `legerd gave an answer that cannot be used: ${what}`, {
+    hints: ["check that legerd, and nothing else, listens there, and that it is as new as this leger"],
+  });
+}
+
+const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/;
+/** What this module itself says about a request's length and life. */
+const FRAMING = new Set(["host", "content-length", "transfer-encoding", "connection"]);
+
+function unsendable(part: string): LegerError {
+  return new LegerError("BAD_DATA", `request to legerd: ${part} holds a character that HTTP cannot carry`);
+}

@@ -1,0 +1,116 @@
+/** config — legerd.json: the doors, who stands behind them, what they may do. */
+import * as fs from "node:fs";
+import path from "node:path";
+import { LegerError, systemCode } from "../core/error.ts";
+import type { Grant } from "../setec/grants.ts";
+
+/** A unix socket and who is behind it. */
+export type DoorConfig = {
+  unix: string;
+  /** File mode of the socket. */
+  mode: number;
+  /** Name of whoever comes through here, for the audit log. Empty: nobody can be identified, and all calls are refused. */
+  principal: string;
+  /** Undefined: everything is allowed. */
+  grants: readonly Grant[] | undefined;
+};
+
+export type DaemonConfig = {
+  /** Undefined: the default door. */
+  doors: readonly DoorConfig[] | undefined;
+  cacheEntries: number | undefined;
+};
+
+const MAX_FILE_BYTES = 1024 * 1024;
+
+/** Reads and checks a configuration file. Undefined when it is missing. Throws CONFIG, naming what is wrong where. */
+export async function readConfig(file: string): Promise<DaemonConfig | undefined> {
+  let text: string;
+  try {
+    if (fs.statSync(file).size > MAX_FILE_BYTES)
+      throw new LegerError("CONFIG", `read ${file}: it is too large`);
+    text = fs.readFileSync(file, "utf8");
+  } catch (cause) {
+    if (cause instanceof LegerError) throw cause;
+    if (systemCode(cause) === "ENOENT") return undefined;
+    throw new LegerError("CONFIG", `read ${file}: ${systemCode(cause) ?? "failed"}`, { cause });
+  }
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    // V8 quotes the text around the fault; a configuration holds no values, but one pasted by mistake might.
+    const position = cause instanceof Error ? /position (\d+)/.exec(cause.message)?.[1] : undefined;
+    const line =
+      position === undefined ? "" : ` at line ${text.slice(0, Number(position)).split("\n").length}`;
+    throw new LegerError("CONFIG", `read ${file}: it is not JSON${line}`);
+  }
+  return check(file, value);
+}
+
+/** The shape of legerd.json, which schemas/legerd.schema.json publishes. */
+export async function configSchema() {
+  // Loaded only where there is something to check: without a file the daemon starts without it.
+  const { z } = await import("zod");
+  const grant = z.strictObject({
+    action: z
+      .array(z.string())
+      .default([])
+      .describe("Any of get, info, put, create-version, activate, delete. None implies another."),
+    secret: z
+      .array(z.string())
+      .default([])
+      .describe("Names of secrets; * stands for any run of characters, also / and none."),
+  });
+  const door = z.strictObject({
+    unix: z.string().regex(/^\//, "must be an absolute path").describe("Path of the socket."),
+    mode: z
+      .string()
+      .regex(/^0?[0-7]{3}$/, 'must be octal digits such as "0660"')
+      .default("0600")
+      .describe("Mode of the socket, octal."),
+    principal: z
+      .string()
+      .default("")
+      .describe("Who stands behind this door, for the audit log. Empty: every call is refused."),
+    grants: z.array(grant).optional().describe("What they may do. Left out: everything."),
+  });
+  return z.strictObject({
+    $schema: z.string().optional().describe("For editors; not read."),
+    doors: z.array(door).min(1).optional().describe("Left out: one door for the user who runs legerd."),
+    cache_entries: z
+      .int()
+      .min(0)
+      .max(1_000_000)
+      .optional()
+      .describe("Values kept decrypted in memory; 0 for none. Left out: 1000."),
+  });
+}
+
+async function check(file: string, value: unknown): Promise<DaemonConfig> {
+  const config = await configSchema();
+  const parsed = config.safeParse(value);
+  if (!parsed.success) {
+    const faults = parsed.error.issues.map((issue) => `${placeOf(issue.path)}: ${lowerFirst(issue.message)}`);
+    throw new LegerError("CONFIG", `read ${file}: ${faults.join("; ")}`);
+  }
+  const { doors, cache_entries: cacheEntries } = parsed.data;
+  const seen = new Set<string>();
+  for (const { unix } of doors ?? []) {
+    if (seen.has(path.normalize(unix))) throw new LegerError("CONFIG", `read ${file}: two doors at ${unix}`);
+    seen.add(path.normalize(unix));
+  }
+  return {
+    doors: doors?.map(({ mode, grants, ...rest }) => ({ ...rest, mode: Number.parseInt(mode, 8), grants })),
+    cacheEntries,
+  };
+}
+
+function placeOf(keys: readonly PropertyKey[]): string {
+  const text = keys.map((key) => (typeof key === "number" ? `[${key}]` : `.${String(key)}`)).join("");
+  return text === "" ? "the file" : text.replace(/^\./, "");
+}
+
+function lowerFirst(text: string): string {
+  return text.slice(0, 1).toLowerCase() + text.slice(1);
+}

@@ -1,0 +1,118 @@
+/** legerd — the daemon put together: one store, one audit log, its doors. */
+import type * as http from "node:http";
+import { compileGrants } from "../setec/grants.ts";
+import { routes as setecRoutes } from "../setec/protocol.ts";
+import { openAuditLog, type AuditLog } from "../store/audit.ts";
+import { openStore } from "../store/store.ts";
+import type { DaemonConfig, DoorConfig } from "./config.ts";
+import { listenAt } from "./doors.ts";
+import { createDoorServer } from "./server.ts";
+import { Session } from "./session.ts";
+import type { StatusFacts } from "./request.ts";
+
+export type LegerdOptions = {
+  version: string;
+  stateDir: string;
+  credentialsDir?: string | undefined;
+  doors: readonly DoorConfig[];
+  cacheEntries?: DaemonConfig["cacheEntries"];
+  /** One line for the journal, without a newline. */
+  log: (line: string) => void;
+};
+
+/** A daemon that answers. */
+export type Legerd = {
+  /** Finishes what is under way, for at most `graceMs`, then closes the store. */
+  stop(graceMs: number): Promise<void>;
+  /** Rejects when it can no longer do its work; the process should then end. */
+  readonly failed: Promise<never>;
+};
+
+/** Opens the store and listens at every door; all of it or, with an error, none. */
+export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
+  const { stateDir, credentialsDir, doors, cacheEntries, log } = options;
+  const store = openStore({
+    stateDir,
+    credentialsDir,
+    ...(cacheEntries === undefined ? {} : { cacheEntries }),
+  });
+  // At once: should the rest of this start fail, the next one finds the store made.
+  if (store.created) {
+    log(`legerd: notice: made a new store in ${stateDir}`);
+    log(
+      `legerd: notice: its main key is ${store.mainKeyFile}: keep a copy elsewhere; without it every secret here is lost`,
+    );
+  }
+  const servers: http.Server[] = [];
+  let audit: AuditLog | undefined;
+  const closeAll = async (): Promise<void> => {
+    await store.close();
+    audit?.close();
+  };
+  try {
+    const opened = openAuditLog(stateDir);
+    audit = opened;
+    const facts: StatusFacts = {
+      version: options.version,
+      pid: process.pid,
+      startedAt: new Date(),
+      stateDir,
+      databaseFile: store.databaseFile,
+      auditFile: opened.file,
+      mainKeyFile: store.mainKeyFile,
+      doors: doors.map(({ unix, principal, grants }) => ({
+        unix,
+        principal,
+        restricted: grants !== undefined,
+      })),
+    };
+    for (const door of doors) {
+      const access = door.grants === undefined ? undefined : compileGrants(door.grants);
+      const server = createDoorServer({
+        caller: { principal: door.principal, access },
+        open: (caller) => new Session(store, opened, caller),
+        facts,
+        log,
+      });
+      servers.push(server);
+      await listenAt(server, door);
+      if (door.principal === "")
+        log(`legerd: warning: door ${door.unix} names no principal: every call there is refused`);
+      for (const word of unknownActions(door)) {
+        log(
+          `legerd: warning: door ${door.unix} grants ${JSON.stringify(word)}, which is no action and allows nothing`,
+        );
+      }
+    }
+  } catch (error) {
+    for (const server of servers) server.close();
+    await closeAll();
+    throw error;
+  }
+  return {
+    failed: store.failed,
+    async stop(graceMs) {
+      await Promise.all(servers.map((server) => closeServer(server, graceMs)));
+      await closeAll();
+    },
+  };
+}
+
+/** setec takes any word for an action, so legerd does, too; but a misspelt one should not go unnoticed. */
+function unknownActions({ grants = [] }: DoorConfig): string[] {
+  const words = new Set(grants.flatMap(({ action }) => action));
+  return [...words].filter((word) => !ACTIONS.has(word));
+}
+
+const ACTIONS: ReadonlySet<string> = new Set([...setecRoutes.values()].map(({ action }) => action));
+
+function closeServer(server: http.Server, graceMs: number): Promise<void> {
+  return new Promise((resolve) => {
+    const deadline = setTimeout(() => server.closeAllConnections(), graceMs);
+    server.close(() => {
+      clearTimeout(deadline);
+      resolve();
+    });
+    server.closeIdleConnections();
+  });
+}

@@ -1,0 +1,27 @@
+/** request — what a route is given to answer by. */
+import type { Session } from "./session.ts";
+
+/** A request as routes see it: read whole, its caller known. */
+export type RouteRequest = {
+  session: Session;
+  /** By lower-case name. */
+  headers: ReadonlyMap<string, string>;
+  /** What follows the path's "?", as it was sent. */
+  search: string;
+  /** What stood in the path's place of `NAME`, decoded; "" where the route has none. */
+  name: string;
+  body: Buffer;
+  facts: StatusFacts;
+};
+
+/** What the running daemon knows of itself. */
+export type StatusFacts = {
+  version: string;
+  pid: number;
+  startedAt: Date;
+  stateDir: string;
+  databaseFile: string;
+  auditFile: string;
+  mainKeyFile: string;
+  doors: readonly { unix: string; principal: string; restricted: boolean }[];
+};

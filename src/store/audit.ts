@@ -1,0 +1,153 @@
+/** audit — who asked for what, as JSON lines in one file that only grows. */
+import * as fs from "node:fs";
+import path from "node:path";
+import { LegerError, systemCode } from "../core/error.ts";
+import type { Action } from "../setec/protocol.ts";
+
+const AUDIT_FILE = "audit.log";
+
+/** One line, besides its time. Never a value. */
+export type AuditEntry = {
+  principal: string;
+  /** setec's actions, and those that only legerd has. A list is `info` without a secret. */
+  action: Action | "link" | "unlink" | "set-service" | "delete-service";
+  /** False: turned away for want of a grant. True says that it was allowed, not that it succeeded. */
+  authorized: boolean;
+  secret?: string;
+  version?: number;
+  /** The service whose env file was asked for. */
+  service?: string;
+  /** Podman's id of the entry that was looked up, made or deleted. */
+  podman_id?: string;
+  /** systemd's name of the unit that asked, and its `INVOCATION_ID`, as the asking program said them. */
+  unit?: string;
+  invocation?: string;
+};
+
+/** Opens STATE/audit.log for appending. Throws LegerError. */
+export function openAuditLog(stateDir: string): AuditLog {
+  const file = path.join(stateDir, AUDIT_FILE);
+  const { O_APPEND, O_CREAT, O_NOFOLLOW, O_RDWR } = fs.constants;
+  try {
+    const fd = fs.openSync(file, O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW, 0o600);
+    if (!fs.fstatSync(fd).isFile()) throw notAFile(file, "it is not a regular file");
+    endTornLine(fd);
+    return new AuditLog(file, fd);
+  } catch (cause) {
+    if (cause instanceof LegerError) throw cause;
+    const code = systemCode(cause) ?? "failed";
+    if (code === "ELOOP") throw notAFile(file, "it is a symbolic link");
+    if (code === "EISDIR") throw notAFile(file, "it is a directory");
+    throw new LegerError("IO", `open audit log ${file}: ${code}`, {
+      hints: ["see whether we may write there, and whether the file system is full"],
+      cause,
+    });
+  }
+}
+
+function notAFile(file: string, what: string): LegerError {
+  return new LegerError("UNSAFE", `open audit log ${file}: ${what}`, { hints: ["move it away"] });
+}
+
+/** The one writer of an audit log. */
+export class AuditLog {
+  readonly file: string;
+  readonly #fd: number;
+  #lines: string[] = [];
+  #batch: Promise<void> | undefined;
+  #syncing: Promise<void> = Promise.resolve();
+  #queued: Promise<void> | undefined;
+  #lost: LegerError | undefined;
+
+  constructor(file: string, fd: number) {
+    this.file = file;
+    this.#fd = fd;
+  }
+
+  /**
+   * Appends a line. Resolves once it is written, and so outlives this process; those of one turn of the event loop are
+   * written together, all of them or, with IO, none. A caller who doesn't wait need not handle the failure.
+   */
+  append(entry: AuditEntry): Promise<void> {
+    this.#lines.push(`${JSON.stringify({ time: new Date().toISOString(), ...entry })}\n`);
+    if (this.#batch === undefined) {
+      const { promise, resolve, reject } = Promise.withResolvers<void>();
+      // Nobody may be waiting for this one.
+      promise.catch(() => {});
+      this.#batch = promise;
+      setImmediate(() => {
+        try {
+          this.#writeBatch();
+          resolve();
+        } catch (error) {
+          reject(error);
+        }
+      });
+    }
+    return this.#batch;
+  }
+
+  /** Resolves once every line written before the call is on disk. Throws IO, and then for ever. */
+  sync(): Promise<void> {
+    this.#queued ??= this.#syncing.then(() => {
+      this.#queued = undefined;
+      this.#syncing = this.#syncNow();
+      return this.#syncing;
+    });
+    return this.#queued;
+  }
+
+  /** Writes what is left and closes the file. */
+  close(): void {
+    try {
+      this.#writeBatch();
+    } finally {
+      fs.closeSync(this.#fd);
+    }
+  }
+
+  #writeBatch(): void {
+    const lines = Buffer.from(this.#lines.join(""));
+    this.#lines = [];
+    this.#batch = undefined;
+    if (lines.length === 0) return;
+    if (this.#lost !== undefined) throw this.#lost;
+    let written = 0;
+    try {
+      while (written < lines.length) written += fs.writeSync(this.#fd, lines, written);
+    } catch (cause) {
+      if (written > 0) fs.ftruncateSync(this.#fd, fs.fstatSync(this.#fd).size - written);
+      const why = systemCode(cause) === "ENOSPC" ? "the disk is full" : (systemCode(cause) ?? "failed");
+      throw new LegerError("IO", `write audit log ${this.file}: ${why}`, {
+        hints: ["what cannot be audited is not answered; make room, then try again"],
+        cause,
+      });
+    }
+  }
+
+  #syncNow(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      fs.fdatasync(this.#fd, (cause) => {
+        if (cause === null) {
+          resolve();
+          return;
+        }
+        // After a failed fsync nobody knows which lines are on disk; going on would pretend to know.
+        this.#lost = new LegerError("IO", `sync audit log ${this.file}: ${systemCode(cause) ?? "failed"}`, {
+          hints: ["see to the disk, then restart legerd"],
+          cause,
+        });
+        reject(this.#lost);
+      });
+    });
+  }
+}
+
+/** A line that a power cut tore gets its newline, so that the next one stands by itself. */
+function endTornLine(fd: number): void {
+  const { size } = fs.fstatSync(fd);
+  if (size === 0) return;
+  const last = Buffer.alloc(1);
+  fs.readSync(fd, last, 0, 1, size - 1);
+  if (last.toString() !== "\n") fs.writeSync(fd, "\n");
+}

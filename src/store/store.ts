@@ -1,0 +1,310 @@
+/** store — every secret once, encrypted and versioned: what the daemon asks and tells. */
+import type { DatabaseSync } from "node:sqlite";
+import { LegerError } from "../core/error.ts";
+import { Secret } from "../core/secret.ts";
+import { nextTurn } from "../core/turn.ts";
+import type { SecretInfo } from "../setec/protocol.ts";
+import {
+  connect,
+  lockStateDirectory,
+  prepareDatabase,
+  prepareStateDirectory,
+  type OpenedDatabase,
+} from "./database.ts";
+import { Rows, type LinkRecord, type SecretRecord, type ServiceRecord } from "./rows.ts";
+import { fromSqlite } from "./sqlite.ts";
+import { hasNumber, listNumbers, versionNotFound } from "./versions.ts";
+import { startWriter, type Mutation, type Writer } from "./writer.ts";
+
+export type { LinkRecord, ServiceRecord } from "./rows.ts";
+
+export type StoreOptions = {
+  stateDir: string;
+  /** systemd's `$CREDENTIALS_DIRECTORY`: a `main.key` in there is used in place of the file. */
+  credentialsDir?: string | undefined;
+  /** How many active values stay opened in memory; 0 turns that off. Default 1,000. */
+  cacheEntries?: number;
+};
+
+/** One version of a secret. */
+export type VersionedValue = { version: number; value: Secret };
+
+const DEFAULT_CACHE_ENTRIES = 1_000;
+/** Bound on the opened values in memory, however many there are. */
+const CACHE_BYTES = 8 * 1024 * 1024;
+/** How long a list may keep the event loop before others get their turn. */
+const SLICE_MS = 0.25;
+
+/** Opens the store of a state directory, made anew where there is none. Throws LegerError. */
+export function openStore(options: StoreOptions): Store {
+  const { stateDir } = options;
+  prepareStateDirectory(stateDir);
+  const lock = lockStateDirectory(stateDir);
+  try {
+    const database = prepareDatabase(options);
+    return new Store(lock, database, options.cacheEntries ?? DEFAULT_CACHE_ENTRIES);
+  } catch (error) {
+    lock[Symbol.dispose]();
+    throw fromSqlite(error, `open the store in ${stateDir}`);
+  }
+}
+
+/**
+ * Reads are answered on the calling thread from its own connection, mutations by the writer's; a mutation
+ * resolves once it is durable and every later read sees it. Errors are LegerErrors: SECRET_NOT_FOUND,
+ * VERSION_NOT_FOUND, VERSION_CLAIMED, REFUSED, DAMAGED, IO.
+ */
+export class Store {
+  readonly created: boolean;
+  readonly databaseFile: string;
+  readonly mainKeyFile: string;
+  readonly #lock: Disposable;
+  readonly #database: OpenedDatabase;
+  readonly #db: DatabaseSync;
+  readonly #rows: Rows;
+  readonly #writer: Writer;
+  readonly #cache: ValueCache;
+  #running: Promise<unknown> = Promise.resolve();
+  #queued: Promise<SecretInfo[]> | undefined;
+
+  constructor(lock: Disposable, database: OpenedDatabase, cacheEntries: number) {
+    this.#lock = lock;
+    this.#database = database;
+    this.created = database.created;
+    this.databaseFile = database.file;
+    this.mainKeyFile = database.mainKey.file;
+    this.#db = connect(database.file, "read");
+    try {
+      this.#rows = new Rows(this.#db, database.keys);
+    } catch (error) {
+      this.#db.close();
+      throw error;
+    }
+    this.#writer = startWriter(database.file, database.keys);
+    this.#cache = new ValueCache(cacheEntries);
+  }
+
+  /** Rejects when the store can no longer be written to; the process should then end. */
+  get failed(): Promise<never> {
+    return this.#writer.failed;
+  }
+
+  /** A version of a secret; the active one unless `version` is given. */
+  get(name: string, version?: number): VersionedValue {
+    if (version === undefined) {
+      const cached = this.#cache.get(name);
+      if (cached !== undefined) return cached;
+    }
+    const found = this.#rows.snapshot(`get ${name}`, () => readVersion(this.#rows, name, version));
+    if (version === undefined) this.#cache.set(name, found);
+    return found;
+  }
+
+  /** The active versions of several secrets as they stood together at one moment, in the order asked. */
+  getTogether(names: readonly string[]): VersionedValue[] {
+    return this.#rows.snapshot("get", () => names.map((name) => readVersion(this.#rows, name, undefined)));
+  }
+
+  /** Number of the active version. */
+  activeVersion(name: string): number {
+    const cached = this.#cache.get(name);
+    if (cached !== undefined) return cached.version;
+    return this.#rows.snapshot(`get ${name}`, () => secretOf(this.#rows, name).active);
+  }
+
+  info(name: string): SecretInfo {
+    return this.#rows.snapshot(`info ${name}`, () => infoOf(secretOf(this.#rows, name)));
+  }
+
+  /** Every secret, sorted by the UTF-8 bytes of its name, as they stood at one moment after the call. */
+  list(): Promise<SecretInfo[]> {
+    // A list of 100,000 takes a second of work: those who ask while one runs share the next.
+    this.#queued ??= this.#running.then(() => {
+      this.#queued = undefined;
+      const scan = this.#scanSecrets();
+      this.#running = scan.catch(() => {});
+      return scan;
+    });
+    return this.#queued;
+  }
+
+  /** How many secrets there are. */
+  count(): number {
+    return this.#rows.snapshot("count", () => this.#rows.count("secret"));
+  }
+
+  link(id: string): LinkRecord | undefined {
+    return this.#rows.snapshot(`look up ${id}`, () => this.#rows.read("link", id));
+  }
+
+  /** The value that a link of Podman's keeps for itself. */
+  linkValue(link: { name: string; owner: string }): Secret {
+    return this.#rows.snapshot(`look up ${link.name}`, () => new Secret(this.#rows.readValue(link.owner, 1)));
+  }
+
+  links(): LinkRecord[] {
+    return this.#rows.snapshot("list links", () => [...this.#rows.scan("link")]);
+  }
+
+  service(name: string): ServiceRecord | undefined {
+    return this.#rows.snapshot(`service ${name}`, () => this.#rows.read("service", name));
+  }
+
+  services(): ServiceRecord[] {
+    const services = this.#rows.snapshot("list services", () => [...this.#rows.scan("service")]);
+    return services.toSorted((a, b) => compareUtf8(a.name, b.name));
+  }
+
+  /** Carries out a mutation; resolves with the version it made or named, 0 where there is none. */
+  async mutate(mutation: Mutation): Promise<number> {
+    try {
+      return await this.#writer.run(mutation);
+    } finally {
+      this.#rows.expectAtLeast(this.#writer.generation);
+      // Also after a failure: a commit whose acknowledgement was lost may have happened.
+      if ("name" in mutation) this.#cache.delete(mutation.name);
+    }
+  }
+
+  async close(): Promise<void> {
+    // A list that waits for its turn starts when the one before it has ended, and becomes the running one.
+    while (this.#queued !== undefined) await this.#queued.catch(() => {});
+    await this.#running;
+    this.#db.close();
+    // The last connection to close copies the log into the database and removes it.
+    await this.#writer.close();
+    this.#lock[Symbol.dispose]();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  async #scanSecrets(): Promise<SecretInfo[]> {
+    try {
+      const db = connect(this.#database.file, "read");
+      try {
+        const rows = new Rows(db, this.#database.keys);
+        rows.expectAtLeast(this.#rows.snapshot("list", () => this.#rows.generation));
+        const infos: SecretInfo[] = [];
+        rows.startSnapshot();
+        let sliceStart = performance.now();
+        for (const record of rows.scan("secret")) {
+          infos.push(infoOf(record));
+          if (performance.now() - sliceStart > SLICE_MS) {
+            await nextTurn();
+            sliceStart = performance.now();
+          }
+        }
+        return await sortInTurns(infos);
+      } finally {
+        db.close();
+      }
+    } catch (error) {
+      throw fromSqlite(error, "list");
+    }
+  }
+}
+
+function readVersion(rows: Rows, name: string, asked: number | undefined): VersionedValue {
+  const record = secretOf(rows, name);
+  const version = asked ?? record.active;
+  if (!hasNumber(record.live, version)) throw versionNotFound(version);
+  return { version, value: new Secret(rows.readValue(record.owner, version)) };
+}
+
+function secretOf(rows: Rows, name: string): SecretRecord {
+  const record = rows.read("secret", name);
+  if (record === undefined) throw new LegerError("SECRET_NOT_FOUND", `secret ${name}: not found`);
+  return record;
+}
+
+function infoOf({ name, live, active }: SecretRecord): SecretInfo {
+  return { Name: name, Versions: listNumbers(live), ActiveVersion: active };
+}
+
+/** The order of Go's sort of strings. JavaScript compares UTF-16 units, which differs above U+D7FF. */
+function compareUtf8(a: string, b: string): number {
+  const above = /[\ud800-\uffff]/;
+  if (above.test(a) || above.test(b)) return Buffer.compare(Buffer.from(a), Buffer.from(b));
+  return a < b ? -1 : Number(a > b);
+}
+
+function byName(a: SecretInfo, b: SecretInfo): number {
+  return compareUtf8(a.Name, b.Name);
+}
+
+/** Sorts by name; merges runs, giving others their turn between them. */
+async function sortInTurns(infos: SecretInfo[]): Promise<SecretInfo[]> {
+  const runLength = 1_024;
+  let runs: SecretInfo[][] = [];
+  for (let at = 0; at < infos.length; at += runLength) {
+    runs.push(infos.slice(at, at + runLength).toSorted(byName));
+    await nextTurn();
+  }
+  while (runs.length > 1) {
+    const merged: SecretInfo[][] = [];
+    for (let at = 0; at < runs.length; at += 2) {
+      merged.push(await mergeInTurns(runs[at] ?? [], runs[at + 1] ?? [], byName));
+    }
+    runs = merged;
+  }
+  return runs[0] ?? [];
+}
+
+async function mergeInTurns<T>(left: T[], right: T[], compare: (a: T, b: T) => number): Promise<T[]> {
+  const merged: T[] = [];
+  let i = 0;
+  let j = 0;
+  for (;;) {
+    const a = left[i];
+    const b = right[j];
+    if (a === undefined && b === undefined) return merged;
+    if (b === undefined || (a !== undefined && compare(a, b) <= 0)) {
+      if (a !== undefined) merged.push(a);
+      i += 1;
+    } else {
+      merged.push(b);
+      j += 1;
+    }
+    if (merged.length % 4_096 === 0) await nextTurn();
+  }
+}
+
+/** Active values by name, the least recently used dropped first. */
+class ValueCache {
+  readonly #entries = new Map<string, VersionedValue>();
+  readonly #maxEntries: number;
+  #bytes = 0;
+
+  constructor(maxEntries: number) {
+    this.#maxEntries = maxEntries;
+  }
+
+  get(name: string): VersionedValue | undefined {
+    const entry = this.#entries.get(name);
+    if (entry === undefined) return undefined;
+    this.#entries.delete(name);
+    this.#entries.set(name, entry);
+    return entry;
+  }
+
+  set(name: string, entry: VersionedValue): void {
+    const bytes = entry.value.reveal().length;
+    if (this.#maxEntries === 0 || bytes > CACHE_BYTES / 8) return;
+    this.delete(name);
+    this.#entries.set(name, entry);
+    this.#bytes += bytes;
+    for (const oldest of this.#entries.keys()) {
+      if (this.#entries.size <= this.#maxEntries && this.#bytes <= CACHE_BYTES) break;
+      this.delete(oldest);
+    }
+  }
+
+  delete(name: string): void {
+    const entry = this.#entries.get(name);
+    if (entry === undefined) return;
+    this.#entries.delete(name);
+    this.#bytes -= entry.value.reveal().length;
+  }
+}

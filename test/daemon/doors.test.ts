@@ -1,0 +1,165 @@
+import { afterAll, beforeAll, expect, test } from "vitest";
+import type { DoorConfig } from "../../src/daemon/config.ts";
+import { routes, type Route } from "../../src/daemon/routes.ts";
+import { startTestLegerd, type Places, type TestLegerd } from "../support/legerd.ts";
+import { sendRaw, type RawAnswer } from "../support/raw-http.ts";
+
+const VISIBLE = "leger/local/visible";
+const HIDDEN = "leger/local/hidden";
+const CANARY = "canary-of-the-hidden-secret";
+const LINK = "0123456789abcdef012345678";
+const KEPT = "fedcba9876543210fedcba987";
+const SETEC_HEADERS = { "Content-Type": "application/json", "Sec-X-Tailscale-No-Browsers": "setec" };
+
+function restrictedDoor({ runtimeDir }: Places): DoorConfig {
+  const grants = [{ action: ["get", "info"], secret: [VISIBLE] }];
+  return { unix: `${runtimeDir}/guest/legerd.sock`, mode: 0o600, principal: "guest", grants };
+}
+
+/** A daemon with an owner's door and a guest's, who may get and see one secret of two. */
+async function startWithGuest(): Promise<TestLegerd> {
+  const daemon = await startTestLegerd(
+    { [VISIBLE]: "for all", [HIDDEN]: CANARY },
+    {
+      doors: (places) => [
+        { unix: places.socket, mode: 0o600, principal: "owner", grants: undefined },
+        restrictedDoor(places),
+      ],
+    },
+  );
+  const owner = (method: string, path: string, body: string, headers = {}): Promise<RawAnswer> =>
+    sendRaw(daemon.socket, { method, path, headers, body: Buffer.from(body) });
+  await owner("PUT", "/v1/services/mixed", JSON.stringify({ variables: { A: VISIBLE, B: HIDDEN } }));
+  await owner("PUT", "/v1/services/open", JSON.stringify({ variables: { A: VISIBLE } }));
+  await owner("POST", "/v1/podman/store", `leger-ref:v1:${HIDDEN}`, { "leger-secret-id": LINK });
+  await owner("POST", "/v1/podman/store", CANARY, { "leger-secret-id": KEPT });
+  return daemon;
+}
+
+function asGuest({ runtimeDir }: TestLegerd, method: string, path: string, extra = {}): Promise<RawAnswer> {
+  const body = JSON.stringify({ Name: HIDDEN, Version: 1, Value: "eA==", variables: { X: HIDDEN } });
+  return sendRaw(`${runtimeDir}/guest/legerd.sock`, {
+    method,
+    path,
+    headers: { ...SETEC_HEADERS, "leger-secret-id": LINK, ...extra },
+    ...(method === "GET" ? {} : { body: Buffer.from(body) }),
+  });
+}
+
+test("every route names what it needs", () => {
+  for (const { path, needs } of routes) {
+    expect(needs, path).toSatisfy(
+      (word: Route["needs"]) => word === "nothing" || word === "owner" || typeof word.action === "string",
+    );
+  }
+});
+
+/** What a guest is told where a route touches a secret that their grants leave out. */
+const GUEST_SEES: Record<string, number> = {
+  "POST /api/list": 200,
+  "GET /health": 200,
+  "GET /v1/services": 200,
+  "GET /v1/services/NAME": 404,
+};
+
+let shared: TestLegerd;
+beforeAll(async () => {
+  shared = await startWithGuest();
+});
+afterAll(() => shared[Symbol.asyncDispose]());
+
+// All on one daemon: a guest who changed anything would be noticed by the next.
+test.for(routes)(
+  "a door with grants gives nothing of another secret through $method $path",
+  async (route) => {
+    const daemon = shared;
+    const before = await daemon.client.list();
+    for (const extra of [{}, { "leger-secret-id": KEPT }]) {
+      const answer = await asGuest(daemon, route.method, route.path.replace("NAME", "mixed"), extra);
+      expect(answer.status).toBe(GUEST_SEES[`${route.method} ${route.path}`] ?? 403);
+      expect(answer.body.toString()).not.toContain(CANARY);
+      if (!route.path.endsWith("NAME")) expect(answer.body.toString()).not.toContain("secrets_count");
+      if (route.path === "/api/list") expect(answer.body.toString()).not.toContain(HIDDEN);
+      if (route.path === "/v1/services") expect(JSON.parse(answer.body.toString()).services).toHaveLength(1);
+    }
+    expect(await daemon.client.list()).toEqual(before);
+    const services = await sendRaw(daemon.socket, { method: "GET", path: "/v1/services" });
+    expect(JSON.parse(services.body.toString()).services).toHaveLength(2);
+    const links = await sendRaw(daemon.socket, { method: "GET", path: "/v1/podman/list" });
+    expect(JSON.parse(links.body.toString()).entries).toHaveLength(2);
+  },
+);
+
+test("a door with grants gives what they allow, by every route", async () => {
+  await using daemon = await startWithGuest();
+  const env = await asGuest(daemon, "GET", "/v1/services/open/env");
+  expect(env.body.toString()).toBe("A=for all\n");
+  expect(env.headers.get("leger-versions")).toBe("A=1");
+  const shown = await asGuest(daemon, "GET", "/v1/services/open");
+  expect(JSON.parse(shown.body.toString())).toEqual({ name: "open", variables: { A: VISIBLE } });
+});
+
+test.for([
+  ["an entry of Podman's", LINK, "0123456789abcdef012345679", "POST", "/v1/podman/lookup"],
+  ["a value of an entry's own", KEPT, "0123456789abcdef012345679", "POST", "/v1/podman/lookup"],
+  ["a service's env file", "mixed", "nothing", "GET", "/v1/services/NAME/env"],
+  ["a service", "mixed", "nothing", "GET", "/v1/services/NAME"],
+] as const)(
+  "a guest cannot tell %s that they may not have from one that is not there",
+  async ([, there, notThere, method, path]) => {
+    const tell = async (what: string): Promise<string> => {
+      const answer = await asGuest(shared, method, path.replace("NAME", what), { "leger-secret-id": what });
+      return `${answer.status} ${answer.body.toString()}`.replaceAll(what, "WHAT");
+    };
+    const told = await tell(there);
+    expect(told).toBe(await tell(notThere));
+    expect(told).not.toContain(HIDDEN);
+  },
+);
+
+test("a door whose principal is empty identifies nobody", async () => {
+  await using daemon = await startTestLegerd(
+    {},
+    {
+      doors: ({ socket, runtimeDir }) => [
+        { unix: socket, mode: 0o600, principal: "owner", grants: undefined },
+        { unix: `${runtimeDir}/nobody/legerd.sock`, mode: 0o600, principal: "", grants: undefined },
+      ],
+    },
+  );
+  for (const [method, path] of [
+    ["POST", "/api/list"],
+    ["GET", "/v1/services"],
+    ["GET", "/v1/status"],
+  ] as const) {
+    const answer = await sendRaw(`${daemon.runtimeDir}/nobody/legerd.sock`, {
+      method,
+      path,
+      headers: SETEC_HEADERS,
+      body: Buffer.from("{}"),
+    });
+    expect([answer.status, answer.body.toString()], path).toEqual([500, "unable to identify caller\n"]);
+  }
+  expect(daemon.log.join("\n")).toContain("names no principal");
+});
+
+test("a door that grants what is no action starts, as with setec, and is warned of", async () => {
+  await using daemon = await startTestLegerd(
+    {},
+    {
+      doors: ({ socket }) => [
+        {
+          unix: socket,
+          mode: 0o600,
+          principal: "owner",
+          grants: [{ action: ["get", "gte", "*"], secret: ["*"] }],
+        },
+      ],
+    },
+  );
+  const warnings = daemon.log.filter((line) => line.includes("no action"));
+  expect(warnings).toEqual([
+    expect.stringContaining('grants "gte", which is no action and allows nothing'),
+    expect.stringContaining('grants "*", which is no action and allows nothing'),
+  ]);
+});

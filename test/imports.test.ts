@@ -1,0 +1,107 @@
+import * as fs from "node:fs";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { build } from "esbuild";
+import { expect, test } from "vitest";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+const src = path.join(root, "src");
+
+/** Which folders of src a folder may import. Imports go down only; features never import one another. */
+const MAY_IMPORT: Record<string, readonly string[]> = {
+  bin: ["cli", "daemon", "driver", "fetch", "store", "setec", "core"],
+  cli: ["driver", "fetch", "setec", "core"],
+  daemon: ["store", "setec", "core"],
+  driver: ["setec", "core"],
+  fetch: ["setec", "core"],
+  store: ["setec", "core"],
+  setec: ["core"],
+  core: [],
+};
+
+/** Each package and each of Node's modules that has one owner: the places that may import it. */
+const OWNERS: Record<string, readonly string[]> = {
+  yargs: ["cli/"],
+  undici: ["setec/client.ts"],
+  zod: ["cli/", "daemon/config.ts"],
+  "env-paths": ["bin/leger.ts"],
+  "node:sqlite": ["store/"],
+  "node:child_process": ["core/exec.ts"],
+};
+
+type Import = { file: string; specifier: string };
+
+const IMPORT =
+  /(?:^|\n)\s*(?:import|export)\b[^;"']*?from\s*["']([^"']+)["']|\bimport\s*\(?\s*["']([^"']+)["']/g;
+
+const imports: Import[] = fs
+  .readdirSync(src, { recursive: true, encoding: "utf8" })
+  .filter((file) => file.endsWith(".ts"))
+  .flatMap((file) => {
+    const text = fs.readFileSync(path.join(src, file), "utf8");
+    return [...text.matchAll(IMPORT)].map((match) => ({ file, specifier: match[1] ?? match[2] ?? "" }));
+  });
+
+function folderOf(file: string): string {
+  return file.split(path.sep)[0] ?? "";
+}
+
+test("the walk sees the imports", () => {
+  expect(imports.length).toBeGreaterThan(100);
+});
+
+test("imports go down only", () => {
+  const breaches = imports.filter(({ file, specifier }) => {
+    if (!specifier.startsWith(".")) return false;
+    const target = path.relative(src, path.resolve(src, path.dirname(file), specifier));
+    const [from, to] = [folderOf(file), folderOf(target)];
+    return from !== to && MAY_IMPORT[from]?.includes(to) !== true;
+  });
+  expect(breaches).toEqual([]);
+});
+
+test("each package has one owner, and nothing is imported that has none", () => {
+  const breaches = imports.filter(({ file, specifier }) => {
+    if (specifier.startsWith(".")) return false;
+    const name = specifier.startsWith("node:") ? specifier : specifier.split("/")[0];
+    const owners = OWNERS[name ?? ""];
+    if (owners === undefined) return !specifier.startsWith("node:");
+    return !owners.some((owner) => file.startsWith(owner));
+  });
+  expect(breaches).toEqual([]);
+});
+
+/** The packages that end up in the bundle of an entry point, also those that are loaded later only. */
+async function packagesOf(entry: string): Promise<string[]> {
+  const { metafile } = await build({
+    absWorkingDir: root,
+    entryPoints: [entry],
+    bundle: true,
+    platform: "node",
+    format: "esm",
+    metafile: true,
+    write: false,
+    logLevel: "silent",
+  });
+  const found = Object.keys(metafile.inputs).flatMap(
+    (input) => /node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(input)?.[1] ?? [],
+  );
+  return [...new Set(found)].toSorted();
+}
+
+test("the daemon carries neither yargs nor undici: 90 MiB and 50 ms would go to nothing", async () => {
+  expect(await packagesOf("src/bin/legerd.ts")).toEqual(["zod"]);
+});
+
+test.for(["src/cli/hot.ts", "src/core/wire-node.ts"])(
+  "the hot path carries no package at all: %s",
+  async (entry) => {
+    expect(await packagesOf(entry)).toEqual([]);
+  },
+);
+
+test("the version is the same everywhere", async () => {
+  const { VERSION } = await import("../src/core/version.ts");
+  const manifest: unknown = JSON.parse(fs.readFileSync(path.join(root, "package.json"), "utf8"));
+  expect(manifest).toMatchObject({ version: VERSION });
+});

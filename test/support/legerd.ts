@@ -1,0 +1,112 @@
+/** legerd — real daemons for tests: in this process (fast), or as one of their own (to kill, or to look at). */
+import { spawn, type ChildProcess } from "node:child_process";
+import * as fs from "node:fs";
+import * as os from "node:os";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { VERSION } from "../../src/core/version.ts";
+import type { DoorConfig } from "../../src/daemon/config.ts";
+import { startLegerd } from "../../src/daemon/legerd.ts";
+import { Secret } from "../../src/core/secret.ts";
+import { SetecClient } from "../../src/setec/client.ts";
+
+export const PROJECT_DIR = fileURLToPath(new URL("../..", import.meta.url));
+const LEGERD = path.join(PROJECT_DIR, "src/bin/legerd.ts");
+export const LEGER = path.join(PROJECT_DIR, "src/bin/leger.ts");
+
+/** Where a test daemon's things lie: `RUNTIME/leger/legerd.sock` below a directory of the test's own. */
+export type Places = { base: string; runtimeDir: string; socket: string; stateDir: string };
+
+export type TestLegerd = Places &
+  AsyncDisposable & {
+    client: SetecClient;
+    /** What it logged so far, a line each. */
+    log: string[];
+  };
+
+type Secrets = Readonly<Record<string, string | Uint8Array>>;
+type Options = { doors?: (places: Places) => DoorConfig[]; cacheEntries?: number; places?: Places };
+
+/** A fresh directory with the places of a daemon in it, and its removal. */
+export function makePlaces(): Places & Disposable {
+  const base = fs.mkdtempSync(path.join(os.tmpdir(), "leger-test-"));
+  const runtimeDir = path.join(base, "run");
+  fs.mkdirSync(runtimeDir, { mode: 0o700 });
+  return {
+    base,
+    runtimeDir,
+    socket: path.join(runtimeDir, "leger", "legerd.sock"),
+    stateDir: path.join(base, "state"),
+    [Symbol.dispose]: () => fs.rmSync(base, { recursive: true, force: true }),
+  };
+}
+
+/** A daemon inside this process with these secrets as their first versions. */
+export async function startTestLegerd(secrets: Secrets = {}, options: Options = {}): Promise<TestLegerd> {
+  const own = options.places === undefined ? makePlaces() : undefined;
+  const places = own ?? options.places;
+  if (places === undefined) throw new Error("no places");
+  const log: string[] = [];
+  const ownDoor: DoorConfig = { unix: places.socket, mode: 0o600, principal: "tester", grants: undefined };
+  const daemon = await startLegerd({
+    version: VERSION,
+    stateDir: places.stateDir,
+    doors: options.doors?.(places) ?? [ownDoor],
+    log: (line) => void log.push(line),
+    ...(options.cacheEntries === undefined ? {} : { cacheEntries: options.cacheEntries }),
+  });
+  const client = new SetecClient({ socketPath: places.socket });
+  for (const [name, value] of Object.entries(secrets)) await client.put(name, new Secret(Buffer.from(value)));
+  return {
+    base: places.base,
+    runtimeDir: places.runtimeDir,
+    socket: places.socket,
+    stateDir: places.stateDir,
+    client,
+    log,
+    async [Symbol.asyncDispose]() {
+      await client[Symbol.asyncDispose]();
+      await daemon.stop(1_000);
+      own?.[Symbol.dispose]();
+    },
+  };
+}
+
+export type SpawnedLegerd = AsyncDisposable & {
+  child: ChildProcess;
+  pid: number;
+  /** Everything it wrote to standard error so far. */
+  stderr: () => string;
+  exited: Promise<{ status: number | null; signal: NodeJS.Signals | null }>;
+};
+
+/** A daemon in a process of its own; resolves when it says that it is ready. */
+export async function spawnLegerd(places: Places, args: readonly string[] = []): Promise<SpawnedLegerd> {
+  const child = spawn(
+    process.execPath,
+    [LEGERD, "--state", places.stateDir, "--socket", places.socket, ...args],
+    { stdio: ["ignore", "ignore", "pipe"], env: { PATH: process.env["PATH"], HOME: places.base } },
+  );
+  let stderr = "";
+  const exited = new Promise<{ status: number | null; signal: NodeJS.Signals | null }>((resolve) => {
+    child.once("exit", (status, signal) => resolve({ status, signal }));
+  });
+  await new Promise<void>((resolve, reject) => {
+    child.stderr.setEncoding("utf8").on("data", (text: string) => {
+      stderr += text;
+      if (stderr.includes("legerd: ready")) resolve();
+    });
+    child.once("error", reject);
+    void exited.then(() => reject(new Error(`legerd ended before it was ready:\n${stderr}`)));
+  });
+  return {
+    child,
+    pid: child.pid ?? -1,
+    stderr: () => stderr,
+    exited,
+    async [Symbol.asyncDispose]() {
+      child.kill("SIGKILL");
+      await exited;
+    },
+  };
+}
