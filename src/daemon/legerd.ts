@@ -50,7 +50,7 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
     audit?.close();
   };
   try {
-    const opened = openAuditLog(stateDir);
+    const opened = openAuditLog(stateDir, log);
     audit = opened;
     const facts: StatusFacts = {
       version: options.version,

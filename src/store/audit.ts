@@ -24,14 +24,20 @@ export type AuditEntry = {
   invocation?: string;
 };
 
-/** Opens STATE/audit.log for appending. Throws LegerError. */
-export function openAuditLog(stateDir: string): AuditLog {
+/**
+ * Opens STATE/audit.log for appending. A line that a kill or a power cut left unfinished is told to `log` and cut off:
+ * nobody was answered on it, and every line that stays can be read. Throws LegerError.
+ */
+export function openAuditLog(stateDir: string, log: (line: string) => void): AuditLog {
   const file = path.join(stateDir, AUDIT_FILE);
   const { O_APPEND, O_CREAT, O_NOFOLLOW, O_RDWR } = fs.constants;
   try {
     const fd = fs.openSync(file, O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW, 0o600);
     if (!fs.fstatSync(fd).isFile()) throw notAFile(file, "it is not a regular file");
-    endTornLine(fd);
+    const torn = cutTornLine(fd);
+    if (torn !== "") {
+      log(`legerd: notice: ${file}: cut off an unfinished line: ${JSON.stringify(torn.slice(0, 1_000))}`);
+    }
     return new AuditLog(file, fd);
   } catch (cause) {
     if (cause instanceof LegerError) throw cause;
@@ -143,11 +149,21 @@ export class AuditLog {
   }
 }
 
-/** A line that a power cut tore gets its newline, so that the next one stands by itself. */
-function endTornLine(fd: number): void {
+/** A line holds one request's names at most; a request is 1.5 MiB, and JSON may write a byte as six. */
+const MAX_LINE_BYTES = 16 * 1024 * 1024;
+
+/** Cuts off what stands behind the last newline, and gives it back. */
+function cutTornLine(fd: number): string {
   const { size } = fs.fstatSync(fd);
-  if (size === 0) return;
-  const last = Buffer.alloc(1);
-  fs.readSync(fd, last, 0, 1, size - 1);
-  if (last.toString() !== "\n") fs.writeSync(fd, "\n");
+  const last = Buffer.of(NEWLINE);
+  if (size > 0) fs.readSync(fd, last, 0, 1, size - 1);
+  if (last[0] === NEWLINE) return "";
+  const tail = Buffer.alloc(Math.min(size, MAX_LINE_BYTES));
+  fs.readSync(fd, tail, 0, tail.length, size - tail.length);
+  const torn = tail.subarray(tail.lastIndexOf(NEWLINE) + 1);
+  fs.ftruncateSync(fd, size - torn.length);
+  fs.fdatasyncSync(fd);
+  return torn.toString();
 }
+
+const NEWLINE = 0x0a;
