@@ -1,5 +1,5 @@
 /** main — one run of the command line, from arguments to exit status. */
-import yargs from "yargs";
+import yargs, { type Argv } from "yargs";
 import { exitStatusOf, LegerError } from "../core/error.ts";
 import { addAudit } from "./audit.ts";
 import { Parsing } from "./parsing.ts";
@@ -73,6 +73,27 @@ function parse(argv: readonly string[], world: CliWorld): Parsed {
     .version(false)
     .help("help")
     .alias("help", "h")
+    .strict()
+    .recommendCommands()
+    .demandCommand(1, "Not enough non-option arguments")
+    .check(refuseRepeated)
+    .fail((message, error) => {
+      throw error instanceof LegerError ? error : parsing.failure(message ?? "");
+    });
+  const all = addCommands(root, parsing);
+
+  // No handler is asynchronous, so this has all happened when it returns.
+  void all.parse([...argv], {}, (error: Error | undefined, args: SettingsFlags, output: string) => {
+    if (error !== undefined && error !== null) throw error;
+    parsed.flags = { namespace: args.namespace, socket: args.socket };
+    parsed.help = output;
+  });
+  return parsed;
+}
+
+/** Every option and every command of leger's; the manual and the shells' completions are made from them, too. */
+export function addCommands(root: Argv, parsing: Parsing): Argv<SettingsFlags> {
+  const withOptions = root
     .option("namespace", {
       type: "string",
       requiresArg: true,
@@ -83,16 +104,8 @@ function parse(argv: readonly string[], world: CliWorld): Parsed {
       requiresArg: true,
       describe: "where legerd listens (LEGER_SOCKET; else: in the runtime directory)",
     })
-    .option("version", { type: "boolean", global: false, describe: "Print leger's version" })
-    .strict()
-    .recommendCommands()
-    .demandCommand(1, "Not enough non-option arguments")
-    .check(refuseRepeated)
-    .fail((message, error) => {
-      throw error instanceof LegerError ? error : parsing.failure(message ?? "");
-    });
-
-  const described = parsing.describe(root, {
+    .option("version", { type: "boolean", global: false, describe: "Print leger's version" });
+  const described = parsing.describe(withOptions, {
     words: "",
     examples: [
       ["leger secrets set openai_api_key", "store a key; its value is asked for"],
@@ -109,7 +122,7 @@ function parse(argv: readonly string[], world: CliWorld): Parsed {
   const secrets = addSecrets(described, parsing);
   const services = addServices(secrets, parsing);
   const podman = addPodman(services, parsing);
-  const all = addDriver(addStatus(addAudit(podman, parsing), parsing), parsing).command(
+  return addDriver(addStatus(addAudit(podman, parsing), parsing), parsing).command(
     "version",
     "print leger's version",
     (command) =>
@@ -117,19 +130,11 @@ function parse(argv: readonly string[], world: CliWorld): Parsed {
         .describe(command, { words: "version", examples: [["leger version --json", "for programs"]] })
         .option("json", { type: "boolean", describe: "as JSON" }),
     ({ json }) =>
-      parsing.choose(async ({ terminal }) => {
+      parsing.choose(async ({ world, terminal }) => {
         if (json === true) await terminal.json({ version: world.version });
         else await terminal.line(`leger ${world.version}`);
       }),
   );
-
-  // No handler is asynchronous, so this has all happened when it returns.
-  void all.parse([...argv], {}, (error: Error | undefined, args: SettingsFlags, output: string) => {
-    if (error !== undefined && error !== null) throw error;
-    parsed.flags = { namespace: args.namespace, socket: args.socket };
-    parsed.help = output;
-  });
-  return parsed;
 }
 
 /** Behind `--` nothing is a command. */
