@@ -15,7 +15,7 @@ await build({
   format: "esm",
   // yargs and its like still call require() for node's own modules.
   banner: {
-    js: 'import { createRequire } from "node:module"; const require = createRequire(import.meta.url);',
+    js: 'import { createRequire as makeRequire } from "node:module"; const require = makeRequire(import.meta.url);',
   },
   logLevel: "warning",
 });
