@@ -6,6 +6,8 @@ const report = process.env["LEGER_TEST_REPORT"];
 export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],
+    // They want root and a machine of their own: npm run test:system.
+    exclude: ["test/system/**"],
     testTimeout: 60_000,
     hookTimeout: 60_000,
     pool: "forks",
