@@ -10,10 +10,14 @@ import { homeDirectory, runtimePlaces, worldOf, type World } from "../core/paths
 import { VERSION } from "../core/version.ts";
 import { readConfig, type DaemonConfig, type DoorConfig } from "../daemon/config.ts";
 import { startLegerd } from "../daemon/legerd.ts";
+import { inheritedSockets, LISTEN_VARIABLES } from "../daemon/systemd.ts";
 import { checkStore } from "../store/check.ts";
 
 /** Shorter than systemd's patience, and than the 5 s within which a stop has to be over. */
 const STOP_GRACE_MS = 4_500;
+
+/** What legerd.socket calls the door that is there without a configuration. */
+const DEFAULT_DOOR = "legerd";
 
 const HELP = `legerd ${VERSION}: keeps secrets, encrypted and versioned, and answers at a unix socket
 
@@ -72,6 +76,8 @@ async function serve(options: Options): Promise<void> {
     throw new LegerError("CONFIG", `read ${file}: there is no such file`);
   }
   const doors = doorsOf(options, config, world);
+  const inherited = inheritedSockets(process.env, process.pid);
+  for (const name of LISTEN_VARIABLES) delete process.env[name];
   // Before it is ready, so that whoever waits for that can stop it in order at once.
   const stopped = nextSignal();
   const daemon = await startLegerd({
@@ -79,6 +85,7 @@ async function serve(options: Options): Promise<void> {
     stateDir: options.state ?? homeDirectory("state", world),
     credentialsDir: process.env["CREDENTIALS_DIRECTORY"],
     doors,
+    inherited,
     cacheEntries: config?.cacheEntries,
     log,
   });
@@ -117,7 +124,7 @@ function doorsOf({ socket }: Options, config: DaemonConfig | undefined, world: W
     throw usage("--socket cannot be given beside a configuration that names doors");
   }
   const unix = socket ?? runtimePlaces(world).socket;
-  return [{ unix, mode: 0o600, principal: userName(), grants: undefined }];
+  return [{ name: DEFAULT_DOOR, unix, mode: 0o600, principal: userName(), grants: undefined }];
 }
 
 /** A container's user may have no line in /etc/passwd. */

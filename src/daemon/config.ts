@@ -6,6 +6,8 @@ import type { Grant } from "../setec/grants.ts";
 
 /** A unix socket and who is behind it. */
 export type DoorConfig = {
+  /** What systemd knows its socket by. Undefined: it is always a socket of our own. */
+  name?: string | undefined;
   unix: string;
   /** File mode of the socket. */
   mode: number;
@@ -63,6 +65,11 @@ export async function configSchema() {
       .describe("Names of secrets; * stands for any run of characters, also / and none."),
   });
   const door = z.strictObject({
+    name: z
+      .string()
+      .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$/, "must be letters, digits, dots, underscores and hyphens")
+      .optional()
+      .describe("FileDescriptorName= of the .socket unit that opens this door. Left out: legerd opens it."),
     unix: z.string().regex(/^\//, "must be an absolute path").describe("Path of the socket."),
     mode: z
       .string()
@@ -96,9 +103,13 @@ async function check(file: string, value: unknown): Promise<DaemonConfig> {
   }
   const { doors, cache_entries: cacheEntries } = parsed.data;
   const seen = new Set<string>();
-  for (const { unix } of doors ?? []) {
+  for (const { unix, name } of doors ?? []) {
     if (seen.has(path.normalize(unix))) throw new LegerError("CONFIG", `read ${file}: two doors at ${unix}`);
     seen.add(path.normalize(unix));
+    if (name === undefined) continue;
+    // No path is like a name: it begins with a slash.
+    if (seen.has(name)) throw new LegerError("CONFIG", `read ${file}: two doors with the name ${name}`);
+    seen.add(name);
   }
   return {
     doors: doors?.map(({ mode, grants, ...rest }) => ({ ...rest, mode: Number.parseInt(mode, 8), grants })),

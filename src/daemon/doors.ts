@@ -1,38 +1,74 @@
-/** doors — unix sockets as safe places to listen at. */
+/** doors — unix sockets, our own and inherited ones, as safe places to listen at. */
 import * as fs from "node:fs";
 import type * as http from "node:http";
 import * as net from "node:net";
 import path from "node:path";
 import { LegerError, systemCode } from "../core/error.ts";
 import type { DoorConfig } from "./config.ts";
+import type { InheritedSocket } from "./systemd.ts";
 
 const PROBE_TIMEOUT_MS = 1_000;
 
+/** As many as a burst of container starts can bring; the kernel allows what net.core.somaxconn says. */
+const BACKLOG = 4_096;
+
 /**
- * Listens at a door. Its directory is made 0700 where it is missing and refused where others could get at it; a
- * socket that nobody answers at any more is removed, one that somebody answers at is refused.
+ * Listens at a door of our own. Its directory is made 0700 where it is missing and refused where others could get at
+ * it; a socket that nobody answers at any more is removed, one that somebody answers at is refused.
  */
 export async function listenAt(server: http.Server, { unix, mode }: DoorConfig): Promise<void> {
   prepareDirectory(unix);
   await removeStaleSocket(unix);
   // The mode holds from birth: bind(2) happens inside listen(), before the mask is put back.
   const mask = process.umask(0o777 & ~mode);
+  let listening: Promise<void>;
   try {
-    const listening = new Promise<void>((resolve, reject) => {
-      server.once("error", reject);
-      server.listen({ path: unix, backlog: 4_096 }, () => {
-        server.off("error", reject);
-        resolve();
-      });
-    });
+    listening = listen(server, { path: unix, backlog: BACKLOG });
+  } finally {
     process.umask(mask);
+  }
+  try {
     await listening;
   } catch (cause) {
-    process.umask(mask);
     const code = systemCode(cause);
     const hints = code === "EINVAL" ? ["a socket's path may have at most 107 bytes"] : [];
     throw new LegerError("IO", `listen at ${unix}: ${code ?? "failed"}`, { cause, hints });
   }
+}
+
+/**
+ * Listens at a door whose socket systemd opened and keeps: it is never removed, and who connects while no legerd runs
+ * wakes one. Refused where it is not the door's (CONFIG), or lets in more than the door does (UNSAFE).
+ */
+export async function listenAtInherited(
+  server: http.Server,
+  door: DoorConfig,
+  socket: InheritedSocket,
+): Promise<void> {
+  assertInheritedDoor(door, socket);
+  const refusal = (cause?: unknown): LegerError =>
+    new LegerError("CONFIG", `listen at ${door.unix}: descriptor ${socket.fd} is no unix stream socket`, {
+      hints: [`set ListenStream=${door.unix} in the .socket unit that names it ${socket.name}`],
+      cause,
+    });
+  try {
+    await listen(server, { fd: socket.fd, backlog: BACKLOG });
+  } catch (cause) {
+    throw refusal(cause);
+  }
+  // Node knows no address of an inherited unix socket; of one on TCP it does.
+  if (server.address() !== null) throw refusal();
+}
+
+/** Resolves once it listens; how it can fail is left to the caller. */
+function listen(server: http.Server, options: net.ListenOptions & { fd?: number }): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  server.once("error", reject);
+  server.listen(options, () => {
+    server.off("error", reject);
+    resolve();
+  });
+  return promise;
 }
 
 function prepareDirectory(unix: string): void {
@@ -60,6 +96,46 @@ function prepareDirectory(unix: string): void {
       hints: [`chmod 700 ${directory}`],
     });
   }
+}
+
+/** Its owner is whom systemd was told; what counts is that nobody else can get in, or put another in its place. */
+function assertInheritedDoor({ unix, mode }: DoorConfig, { name, path: bound }: InheritedSocket): void {
+  const refuse = (code: "CONFIG" | "UNSAFE", what: string, hint: string): LegerError =>
+    new LegerError(code, `listen at ${unix}, inherited as ${name}: ${what}`, { hints: [hint] });
+  const stat = fs.lstatSync(unix, { throwIfNoEntry: false });
+  if (stat?.isSocket() !== true) {
+    throw refuse("CONFIG", "no socket is there", "restart the .socket unit that opens this door");
+  }
+  if (bound !== undefined && !isSameFile(bound, stat)) {
+    const hint = "let ListenStream= of the .socket unit be the door's path";
+    throw refuse("CONFIG", `that socket was opened at ${bound}`, hint);
+  }
+  if ((stat.mode & 0o777 & ~mode) !== 0) {
+    const hint = `set SocketMode=${octal(mode)} in the .socket unit`;
+    throw refuse("UNSAFE", `its mode ${octal(stat.mode)} lets in more than ${octal(mode)} would`, hint);
+  }
+  const directory = path.dirname(unix);
+  const { uid, mode: directoryMode } = fs.lstatSync(directory);
+  if (uid !== process.geteuid?.() && uid !== rootAsSeenHere()) {
+    throw refuse("UNSAFE", `${directory} belongs to user ${uid}`, "choose a directory of your own or root's");
+  }
+  if ((directoryMode & 0o022) !== 0) {
+    throw refuse("UNSAFE", `others may write to ${directory}`, `chmod 700 ${directory}`);
+  }
+}
+
+function isSameFile(file: string, { dev, ino }: fs.Stats): boolean {
+  const stat = fs.lstatSync(file, { throwIfNoEntry: false });
+  return stat?.dev === dev && stat.ino === ino;
+}
+
+/** In a user namespace, which a unit's ProtectSystem= brings along, root's files read as somebody else's. */
+function rootAsSeenHere(): number {
+  return fs.statSync("/").uid;
+}
+
+function octal(mode: number): string {
+  return (mode & 0o777).toString(8).padStart(4, "0");
 }
 
 async function removeStaleSocket(unix: string): Promise<void> {

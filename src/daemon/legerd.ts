@@ -1,20 +1,24 @@
 /** legerd — the daemon put together: one store, one audit log, its doors. */
 import type * as http from "node:http";
+import { LegerError } from "../core/error.ts";
 import { compileGrants } from "../setec/grants.ts";
 import { routes as setecRoutes } from "../setec/protocol.ts";
 import { openAuditLog, type AuditLog } from "../store/audit.ts";
 import { openStore } from "../store/store.ts";
 import type { DaemonConfig, DoorConfig } from "./config.ts";
-import { listenAt } from "./doors.ts";
+import { listenAt, listenAtInherited } from "./doors.ts";
 import { createDoorServer } from "./server.ts";
 import { Session } from "./session.ts";
 import type { StatusFacts } from "./request.ts";
+import type { InheritedSocket } from "./systemd.ts";
 
 export type LegerdOptions = {
   version: string;
   stateDir: string;
   credentialsDir?: string | undefined;
   doors: readonly DoorConfig[];
+  /** Sockets that are open already; each is the door's that has its name. */
+  inherited?: readonly InheritedSocket[];
   cacheEntries?: DaemonConfig["cacheEntries"];
   /** One line for the journal, without a newline. */
   log: (line: string) => void;
@@ -30,7 +34,8 @@ export type Legerd = {
 
 /** Opens the store and listens at every door; all of it or, with an error, none. */
 export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
-  const { stateDir, credentialsDir, doors, cacheEntries, log } = options;
+  const { stateDir, credentialsDir, doors, inherited = [], cacheEntries, log } = options;
+  const sockets = socketsByDoor(doors, inherited);
   const store = openStore({
     stateDir,
     credentialsDir,
@@ -75,7 +80,8 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
         log,
       });
       servers.push(server);
-      await listenAt(server, door);
+      const socket = sockets.get(door);
+      await (socket === undefined ? listenAt(server, door) : listenAtInherited(server, door, socket));
       if (door.principal === "")
         log(`legerd: warning: door ${door.unix} names no principal: every call there is refused`);
       for (const word of unknownActions(door)) {
@@ -96,6 +102,29 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
       await closeAll();
     },
   };
+}
+
+/** CONFIG where there is no door for a socket: answering there would be a guess at who stands behind it. */
+function socketsByDoor(
+  doors: readonly DoorConfig[],
+  inherited: readonly InheritedSocket[],
+): Map<DoorConfig, InheritedSocket> {
+  const sockets = new Map<DoorConfig, InheritedSocket>();
+  for (const socket of inherited) {
+    const name = JSON.stringify(socket.name);
+    const door = doors.find((candidate) => candidate.name === socket.name);
+    if (door === undefined) {
+      throw new LegerError("CONFIG", `take over socket ${name}: no door of the configuration has that name`, {
+        hints: [
+          `give its door "name": ${name} in legerd.json, or let FileDescriptorName= of its .socket unit be the name of a door`,
+        ],
+      });
+    }
+    if (sockets.has(door))
+      throw new LegerError("CONFIG", `take over socket ${name}: there are two of that name`);
+    sockets.set(door, socket);
+  }
+  return sockets;
 }
 
 /** setec takes any word for an action, so legerd does, too; but a misspelt one should not go unnoticed. */

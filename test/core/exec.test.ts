@@ -46,6 +46,7 @@ describe("a program", () => {
       LISTEN_FDS: "1",
       LISTEN_PID: "1",
       LISTEN_FDNAMES: "x",
+      LISTEN_PIDFDID: "1",
     };
     const { stdout } = await run("/usr/bin/env", [], { env: given, timeoutMs: 10_000 });
     expect(Buffer.from(stdout).toString()).toBe("A=1\n");

@@ -177,6 +177,12 @@ test.for([
   ],
   ["two doors at one path", '{"doors":[{"unix":"/x/y"},{"unix":"/x/./y"}]}', "two doors at /x/./y"],
   ["no doors", '{"doors":[]}', "doors: too small"],
+  ["a name with a colon", '{"doors":[{"unix":"/x/y","name":"a:b"}]}', "doors[0].name: must be letters"],
+  [
+    "two doors of one name",
+    '{"doors":[{"unix":"/x/y","name":"a"},{"unix":"/x/z","name":"a"}]}',
+    "two doors with the name a",
+  ],
 ] as const)("a configuration with %s is refused with one line", async ([, text, message]) => {
   using places = makePlaces();
   const file = `${places.base}/legerd.json`;

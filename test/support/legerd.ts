@@ -11,7 +11,7 @@ import { Secret } from "../../src/core/secret.ts";
 import { SetecClient } from "../../src/setec/client.ts";
 
 export const PROJECT_DIR = fileURLToPath(new URL("../..", import.meta.url));
-const LEGERD = path.join(PROJECT_DIR, "src/bin/legerd.ts");
+export const LEGERD = path.join(PROJECT_DIR, "src/bin/legerd.ts");
 export const LEGER = path.join(PROJECT_DIR, "src/bin/leger.ts");
 
 /** Where a test daemon's things lie: `RUNTIME/leger/legerd.sock` below a directory of the test's own. */
