@@ -1,6 +1,14 @@
 /** values — what the arguments of commands are called in the manual, and what a shell completes them with. */
 
-export type Completes = "file" | "directory" | "program" | "secret" | "service" | "variable" | "nothing";
+export type Completes =
+  | "file"
+  | "directory"
+  | "program"
+  | "secret"
+  | "service"
+  | "variable"
+  | "version"
+  | "nothing";
 
 type Value = { shows: string; completes: Completes };
 
@@ -21,12 +29,12 @@ const VALUES: ReadonlyMap<string, Value> = new Map<string, Value>([
   ["map", { shows: "name=secret", completes: "nothing" }],
   ["name", { shows: "name", completes: "secret" }],
   ["namespace", { shows: "name", completes: "nothing" }],
-  ["number", { shows: "number", completes: "nothing" }],
+  ["number", { shows: "number", completes: "version" }],
   ["podman", { shows: "program", completes: "program" }],
   ["podman-arg", { shows: "option", completes: "nothing" }],
   ["principal", { shows: "name", completes: "nothing" }],
   ["secret", { shows: "secret", completes: "secret" }],
-  ["secrets get version", { shows: "number", completes: "nothing" }],
+  ["secrets get version", { shows: "number", completes: "version" }],
   ["service", { shows: "service", completes: "service" }],
   ["services set variables", { shows: "variable=secret", completes: "variable" }],
   ["since", { shows: "when", completes: "nothing" }],
