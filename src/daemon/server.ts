@@ -7,7 +7,7 @@ import { refuse, refuseWith, type Answer } from "./answer.ts";
 import { findRoute, routes, type Route } from "./routes.ts";
 import type { Caller, Session } from "./session.ts";
 import type { StatusFacts } from "./request.ts";
-import { readTarget } from "./target.ts";
+import { asLocation, readTarget } from "./target.ts";
 
 /** What a door's server works with. */
 export type ServerNeeds = {
@@ -266,13 +266,15 @@ function pathOf(request: http.IncomingMessage): string {
 }
 
 /** Go writes a small page for those who might be people. */
-function redirect(method: string, location: string): Answer {
+function redirect(method: string, target: string): Answer {
+  const location = asLocation(target);
   if (method !== "GET" && method !== "HEAD") return { status: 307, headers: { location }, body: "" };
-  const html = location.replace(/[&<>"']/g, (char) => HTML[char] ?? char);
+  const html = target.replace(/[&<>"']/g, (char) => HTML[char] ?? char);
   return {
     status: 307,
     headers: { location, [names.contentType]: "text/html; charset=utf-8" },
-    body: `<a href="${html}">Temporary Redirect</a>.\n\n`,
+    // The target is bytes, not characters.
+    body: Buffer.from(`<a href="${html}">Temporary Redirect</a>.\n\n`, "latin1"),
   };
 }
 

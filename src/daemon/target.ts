@@ -3,7 +3,7 @@
 export type Target =
   /** Clean, still percent-encoded where that makes a difference, and what followed the first "?". */
   | { path: string; search: string }
-  /** Go's mux sends these to another spelling first: 307. */
+  /** Go's mux sends these to another spelling first: 307. A query may hold bytes beyond ASCII. */
   | { redirect: string }
   /** `*`: the server as a whole, no path at all. */
   | "*";
@@ -20,10 +20,11 @@ export function readTarget(method: string, target: string): Target | undefined {
   if (url === undefined || path === undefined) return undefined;
   const { search } = url;
   const clean = connect ? path : cleanPath(path);
+  const query = search === "" ? "" : `?${search}`;
   // The one pattern of setec's mux that ends in a slash.
-  if (clean === "/static") return { redirect: withSearch("/static/", search) };
+  if (clean === "/static") return { redirect: `/static/${query}` };
   // Go escapes the path a second time here: %67 comes back as %2567.
-  if (clean !== path) return { redirect: withSearch(escape(clean), search) };
+  if (clean !== path) return { redirect: `${escape(clean)}${query}` };
   return { path, search };
 }
 
@@ -72,8 +73,7 @@ function cleanPath(path: string): string {
   return `/${kept.join("/")}${end}`;
 }
 
-/** A header can carry ASCII only. */
-function withSearch(path: string, search: string): string {
-  if (search === "") return path;
-  return `${path}?${search.replace(/[^\0-\x7f]/g, (char) => percent(char).toLowerCase())}`;
+/** A redirection as a header can carry it, in ASCII. */
+export function asLocation(redirect: string): string {
+  return redirect.replace(/[^\0-\x7f]/g, (char) => percent(char).toLowerCase());
 }

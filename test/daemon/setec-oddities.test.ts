@@ -62,6 +62,21 @@ test.for(Object.entries(groups))(
   },
 );
 
+test("a redirection keeps a query beyond ASCII as it came in its page, and escapes it in the header", async () => {
+  await using daemon = await startTestLegerd();
+  // As Go's http.Redirect does.
+  const [answer] = parseAnswers(
+    await exchange(
+      daemon.socket,
+      Buffer.from("GET /a//b?q=é&r HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+    ),
+    false,
+  );
+  expect(answer).toMatchObject({ status: 307, location: "/a/b?q=%c3%a9&r" });
+  const page = '<a href="/a/b?q=é&amp;r">Temporary Redirect</a>.\n\n';
+  expect(answer?.body).toBe(Buffer.from(page).toString("latin1"));
+});
+
 async function putText(socket: string, name: string, value: string): Promise<void> {
   const body = JSON.stringify({ Name: name, Value: Buffer.from(value).toString("base64") });
   const head = `POST /api/put HTTP/1.1\r\n${usual}Content-Length: ${body.length}\r\n\r\n`;
