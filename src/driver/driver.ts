@@ -31,7 +31,8 @@ export async function lookup(needs: DriverNeeds): Promise<Secret> {
 export async function store(needs: DriverNeeds & { stdin: AsyncIterable<Uint8Array> }): Promise<void> {
   const id = idOf("store", needs, "USAGE");
   if (!isSecretId(id)) throw malformed("store", id);
-  const payload = await readAll(needs.stdin, `store ${id}`, needs.remainingMs() - CALL_RESERVE_MS);
+  const timeoutMs = Math.max(MIN_READ_MS, needs.remainingMs() - CALL_RESERVE_MS);
+  const payload = await readAll(needs.stdin, `store ${id}`, timeoutMs);
   if (payload.length === 0) {
     throw new LegerError("BAD_DATA", `store ${id}: nothing came on standard input`, {
       hints: ["Podman takes no empty secret"],
@@ -72,6 +73,8 @@ export async function list(needs: DriverNeeds): Promise<string[]> {
 const MAX_VALUE_BYTES = 512_000;
 /** What reading standard input leaves for the call that follows. */
 const CALL_RESERVE_MS = 1_500;
+/** Also on a machine so busy that the start took nearly all of the time: what is in the pipe already is read. */
+const MIN_READ_MS = 200;
 /** What legerd takes for an id. */
 const SENDABLE_ID = /^[0-9A-Za-z_-]{1,64}$/;
 

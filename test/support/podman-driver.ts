@@ -4,7 +4,7 @@ import { randomBytes } from "node:crypto";
 import { chmodSync, mkdirSync } from "node:fs";
 import { createServer, type Socket } from "node:net";
 import { dirname } from "node:path";
-import { afterAll, expect } from "vitest";
+import { expect } from "vitest";
 import {
   openPodmanDriver,
   type DriverCall,
@@ -22,7 +22,7 @@ type Call = Omit<DriverCall, "runtimeDir"> & { daemon: { runtimeDir: string } };
 
 let opened: PodmanDriver | undefined;
 
-/** One for a whole test file. */
+/** One for all test files of a worker. */
 export function podmanDriver(): PodmanDriver {
   if (opened === undefined) {
     opened = openPodmanDriver();
@@ -63,11 +63,14 @@ export async function inProcess(
     env = {},
     stdin = new Uint8Array(),
     cgroup,
+    remainingMs = 4_500,
   }: {
     daemon: { runtimeDir: string };
     env?: Readonly<Record<string, string | undefined>>;
     stdin?: Uint8Array;
     cgroup?: string;
+    /** Negative: the process took longer to start than it had. */
+    remainingMs?: number;
   },
 ): Promise<{ status: number; stdout: string; stderr: string }> {
   let stdout = "";
@@ -81,7 +84,7 @@ export async function inProcess(
     },
     print: async (bytes) => void (stdout += Buffer.from(bytes).toString("latin1")),
     cgroup: () => cgroup,
-    remainingMs: () => 4_500,
+    remainingMs: () => remainingMs,
   };
   const command = hotCommand(argv);
   if (command === undefined) throw new Error(`leger ${argv.join(" ")} is none of the hot commands`);
@@ -138,7 +141,5 @@ export async function startFakeLegerd(onRequest: (socket: Socket) => void): Prom
   };
 }
 
-afterAll(() => {
-  opened?.[Symbol.dispose]();
-  opened = undefined;
-});
+// Not after each file: a worker runs several, and loads this once.
+process.on("exit", () => opened?.[Symbol.dispose]());
