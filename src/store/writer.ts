@@ -14,6 +14,8 @@ import {
 } from "node:worker_threads";
 import { LegerError, type ErrorCode } from "../core/error.ts";
 import * as fs from "node:fs";
+import { getCompileCacheDir } from "node:module";
+import path from "node:path";
 import { connect, markFileOf } from "./database.ts";
 import { openMark } from "./mark.ts";
 import { newOwner, Rows, type LinkRecord, type SecretRecord, type ServiceRecord } from "./rows.ts";
@@ -65,7 +67,11 @@ export type Writer = {
 /** Starts the thread on a database that `prepareDatabase` has checked. */
 export function startWriter(file: string, { storeId, dataKey }: StoreKeys): Writer {
   const start: Start = { role: "leger store writer", file, storeId, dataKey };
-  const worker = new Worker(new URL(import.meta.url), { workerData: start, env: {}, stdin: false });
+  // Nothing of our environment, but for where Node keeps what it has compiled, if anywhere: the thread is up sooner.
+  const cache = getCompileCacheDir();
+  // It names the directory of this very version of Node, below the one that was asked for.
+  const env = cache === undefined ? {} : { NODE_COMPILE_CACHE: path.dirname(cache) };
+  const worker = new Worker(new URL(import.meta.url), { workerData: start, env, stdin: false });
   const waiting = new Map<
     number,
     { resolve: (version: number) => void; reject: (error: LegerError) => void }
