@@ -1,7 +1,13 @@
+import { fileURLToPath } from "node:url";
 import { defineConfig } from "vitest/config";
 
 // CI counts tests from a report: its path comes in here.
 const report = process.env["LEGER_TEST_REPORT"];
+
+// Half of what a short-lived Node does is to strip types and compile. Workers and the programs that tests start keep it here.
+process.env["NODE_COMPILE_CACHE"] ??= fileURLToPath(
+  new URL("node_modules/.cache/node-compile", import.meta.url),
+);
 
 export default defineConfig({
   test: {
@@ -13,6 +19,7 @@ export default defineConfig({
     pool: "forks",
     // Many tests wait for other processes or for a deadline: one more than two cores can run.
     maxWorkers: 3,
+    isolate: false,
     reporters: report === undefined ? ["default"] : ["default", ["json", { outputFile: report }]],
   },
 });

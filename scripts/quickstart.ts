@@ -59,6 +59,7 @@ async function main(): Promise<number> {
     tmpDir: tmpdir(),
     path: process.env["PATH"] ?? "/usr/local/bin:/usr/bin:/bin",
     euid: process.geteuid?.() ?? 0,
+    compileCache: process.env["NODE_COMPILE_CACHE"],
     signal: interruption.signal,
   });
   let failure: unknown;

@@ -6,7 +6,7 @@ import * as os from "node:os";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
 import { SetecClient } from "../src/setec/client.ts";
-import { PROJECT_DIR } from "./support/legerd.ts";
+import { fromHere, PROJECT_DIR } from "./support/legerd.ts";
 import { workingPodman } from "./support/podman.ts";
 
 const QUICKSTART = path.join(PROJECT_DIR, "scripts/quickstart.ts");
@@ -15,8 +15,8 @@ const TEN_AND_THE_ROTATED = 11;
 describe("a quickstart", () => {
   test("shows every step, tells no value, and leaves nothing", async () => {
     using place = makeRuntimeDir();
-    const run = start(place.path, ["--no-podman"]);
     using watch = watchProcesses(place.path);
+    const run = start(place.path, ["--no-podman"]);
     await run.wrote("7. ");
     // Held there, so that its daemon is still up while we read from it.
     run.kill("SIGSTOP");
@@ -131,7 +131,7 @@ type Run = {
 /** In a process group of its own, as a shell starts it. */
 function start(runtimeDir: string, args: readonly string[]): Run {
   const child: ChildProcess = spawn(process.execPath, [QUICKSTART, ...args], {
-    env: { PATH: process.env["PATH"], HOME: process.env["HOME"], XDG_RUNTIME_DIR: runtimeDir },
+    env: { ...fromHere(), HOME: process.env["HOME"], XDG_RUNTIME_DIR: runtimeDir },
     stdio: ["ignore", "pipe", "pipe"],
     detached: true,
   });
@@ -193,19 +193,20 @@ function leftIn(runtimeDir: string): string[] {
   ];
 }
 
-function processesOf(runtimeDir: string): string[] {
+function processesOf(runtimeDir: string, others: ReadonlySet<string> = new Set()): string[] {
   return fs
     .readdirSync("/proc")
-    .filter((entry) => /^\d+$/.test(entry) && entry !== String(process.pid))
+    .filter((entry) => /^\d+$/.test(entry) && entry !== String(process.pid) && !others.has(entry))
     .map((pid) => `${read(`/proc/${pid}/cmdline`)}\0${read(`/proc/${pid}/environ`)}`)
     .filter((text) => text.includes(`${runtimeDir}/`));
 }
 
-/** Looks at the arguments and the environment of all processes of one quickstart, again and again. */
+/** Looks at the arguments and the environment of all processes that a quickstart starts from now on, again and again. */
 function watchProcesses(runtimeDir: string): Disposable & { seen: () => string } {
   const seen = new Set<string>();
+  const others = new Set(fs.readdirSync("/proc"));
   const timer = setInterval(() => {
-    for (const text of processesOf(runtimeDir)) seen.add(text);
+    for (const text of processesOf(runtimeDir, others)) seen.add(text);
   }, 10);
   return { seen: () => [...seen].join("\n"), [Symbol.dispose]: () => clearInterval(timer) };
 }

@@ -17,6 +17,8 @@ export type StageOptions = {
   /** PATH. */
   path: string;
   euid: number;
+  /** NODE_COMPILE_CACHE, where there is one. */
+  compileCache?: string | undefined;
   /** Ends every program started through the stage. */
   signal: AbortSignal;
 };
@@ -36,7 +38,7 @@ class Stage {
   readonly tools: string;
   /** What systemd calls %t, for leger and legerd in here. */
   readonly runtimeDir: string;
-  /** PATH, a home of their own, a runtime directory of their own, and the marker; nothing of the caller's. */
+  /** PATH, a home of their own, a runtime directory of their own, and the marker; of the caller's at most where compiled code is kept. */
   readonly env: Readonly<Record<string, string>>;
   /** Of whoever has it in its environment, nothing stays. */
   readonly marker: { readonly name: string; readonly value: string };
@@ -44,7 +46,7 @@ class Stage {
   readonly #janitor: ChildProcess;
   readonly #leftovers: Promise<string>;
 
-  constructor({ runtimeDir, tmpDir, path, euid, signal }: StageOptions) {
+  constructor({ runtimeDir, tmpDir, path, euid, compileCache, signal }: StageOptions) {
     this.#signal = signal;
     this.base = mkdtempSync(join(placeInMemory(runtimeDir, euid) ?? tmpDir, PREFIX));
     this.tools = mayExecute(this.base) ? this.base : executableDirectory(tmpDir);
@@ -73,7 +75,7 @@ class Stage {
       TMPDIR: this.tools,
       XDG_RUNTIME_DIR: this.runtimeDir,
       // Node keeps there what it has compiled: the second command starts in half the time.
-      NODE_COMPILE_CACHE: join(this.base, "cache"),
+      NODE_COMPILE_CACHE: compileCache ?? join(this.base, "cache"),
       // Makes root's leger look for everything where a user's would, and so in here.
       ...(euid === 0 ? { _CONTAINERS_ROOTLESS_UID: "1000" } : {}),
       [this.marker.name]: this.marker.value,

@@ -16,11 +16,15 @@ export const LEGERD = fileURLToPath(new URL("../../src/bin/legerd.ts", import.me
 
 const READY_TIMEOUT_MS = 20_000;
 
-/** `base`: a directory of the caller's, which becomes its home and keeps Node's cache of compiled modules. */
+/** `base`: a directory of the caller's, which becomes its home and keeps Node's cache of compiled modules unless ours is elsewhere. */
 export function launchLegerd(base: string, args: readonly string[], entry = LEGERD): LegerdProcess {
   const child = spawn(process.execPath, [entry, ...args], {
     stdio: ["ignore", "ignore", "pipe"],
-    env: { PATH: process.env["PATH"], HOME: base, NODE_COMPILE_CACHE: path.join(base, "compiled") },
+    env: {
+      PATH: process.env["PATH"],
+      HOME: base,
+      NODE_COMPILE_CACHE: process.env["NODE_COMPILE_CACHE"] ?? path.join(base, "compiled"),
+    },
   });
   const endWithUs = (): void => void child.kill("SIGKILL");
   process.on("exit", endWithUs);

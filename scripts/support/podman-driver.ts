@@ -50,7 +50,8 @@ class PodmanDriver {
   constructor() {
     mkdirSync(this.binDir);
     // Stands for the compiled leger: without the cache most of the time would go into stripping types.
-    const cache = `NODE_COMPILE_CACHE=${quoted(join(this.#directory.path, "cache"))}`;
+    const cacheDir = process.env["NODE_COMPILE_CACHE"] ?? join(this.#directory.path, "cache");
+    const cache = `NODE_COMPILE_CACHE=${quoted(cacheDir)}`;
     const leger = `#!/bin/sh\n${cache} exec ${quoted(process.execPath)} ${quoted(LEGER)} "$@"\n`;
     writeFileSync(join(this.binDir, "leger"), leger, { mode: 0o755 });
     this.obstacle = this.#probe();

@@ -7,7 +7,7 @@ import { expect } from "vitest";
 import { runCli } from "../../src/cli/main.ts";
 import type { CliWorld } from "../../src/cli/world.ts";
 import { VERSION } from "../../src/core/version.ts";
-import { LEGER, type Places } from "./legerd.ts";
+import { fromHere, LEGER, type Places } from "./legerd.ts";
 
 /** Stands in every value, and must show nowhere but where a value was asked for. */
 export const CANARY = "canary-4be0c9d117";
@@ -100,7 +100,8 @@ export function expectSpoken({ stderr }: { stderr: string }, about: string | Reg
 /** A program that is leger, at a path that Podman can be told. */
 export function legerProgram(directory: string, name = "leger"): string {
   const file = path.join(directory, name);
-  writeFileSync(file, `#!/bin/sh\nexec ${process.execPath} ${LEGER} "$@"\n`);
+  const cache = fromHere().NODE_COMPILE_CACHE ?? path.join(directory, "compiled");
+  writeFileSync(file, `#!/bin/sh\nNODE_COMPILE_CACHE=${cache} exec ${process.execPath} ${LEGER} "$@"\n`);
   chmodSync(file, 0o755);
   return file;
 }
@@ -124,9 +125,8 @@ function checked(result: CliResult, { printsValue = false }: Options): CliResult
 }
 
 function environmentOf(places: Places, env: Options["env"] = {}): Record<string, string | undefined> {
-  const { PATH } = process.env;
   return {
-    PATH,
+    ...fromHere(),
     HOME: places.base,
     LEGER_SOCKET: places.socket,
     XDG_RUNTIME_DIR: places.runtimeDir,

@@ -17,6 +17,12 @@ export const LEGER = path.join(PROJECT_DIR, "src/bin/leger.ts");
 /** Where a test daemon's things lie: `RUNTIME/leger/legerd.sock` below a directory of the test's own. */
 export type Places = { base: string; runtimeDir: string; socket: string; stateDir: string };
 
+/** What a program started by a test has of the test's own environment. */
+export function fromHere(): { PATH: string | undefined; NODE_COMPILE_CACHE: string | undefined } {
+  const { PATH, NODE_COMPILE_CACHE } = process.env;
+  return { PATH, NODE_COMPILE_CACHE };
+}
+
 export type TestLegerd = Places &
   AsyncDisposable & {
     client: SetecClient;
@@ -85,7 +91,7 @@ export async function spawnLegerd(places: Places, args: readonly string[] = []):
   const child = spawn(
     process.execPath,
     [LEGERD, "--state", places.stateDir, "--socket", places.socket, ...args],
-    { stdio: ["ignore", "ignore", "pipe"], env: { PATH: process.env["PATH"], HOME: places.base } },
+    { stdio: ["ignore", "ignore", "pipe"], env: { ...fromHere(), HOME: places.base } },
   );
   let stderr = "";
   const exited = new Promise<{ status: number | null; signal: NodeJS.Signals | null }>((resolve) => {
