@@ -10,10 +10,11 @@ const src = path.join(root, "src");
 /** Which folders of src a folder may import. Imports go down only; features never import one another. */
 const MAY_IMPORT: Record<string, readonly string[]> = {
   bin: ["cli", "daemon", "driver", "fetch", "store", "setec", "core"],
-  cli: ["driver", "fetch", "setec", "core"],
+  cli: ["driver", "fetch", "render", "setec", "core"],
   daemon: ["store", "setec", "core"],
   driver: ["setec", "core"],
   fetch: ["setec", "core"],
+  render: ["core"],
   store: ["setec", "core"],
   setec: ["core"],
   core: [],

@@ -76,11 +76,14 @@ function mainPage(leger: Command, groups: readonly Command[]): Sections {
 }
 
 function groupPage(group: Command, leger: Command): Sections {
-  const commands = allBelow(group).filter(({ commands: below }) => below.length === 0);
+  // One that takes arguments of its own does something, whatever is below it.
+  const commands = allBelow(group).filter(
+    ({ commands: below, positionals }) => below.length === 0 || positionals.length > 0,
+  );
   const shared = commands.some(({ inherits }) => inherits)
     ? leger.options.filter(({ global }) => global)
     : [];
-  const single = commands.includes(group);
+  const single = commands.length === 1 && commands.includes(group);
   // Podman's verbs all take the same ones.
   const own = single || shared.length === 0 ? group.options.filter(({ name }) => name !== "help") : [];
   return withText([

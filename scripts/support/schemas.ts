@@ -1,6 +1,7 @@
 /** schemas — the JSON Schemas of the files that people write, as text. */
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
+import { LegerJson } from "../../src/cli/render-config.ts";
 import { Config } from "../../src/cli/settings.ts";
 import { configSchema } from "../../src/daemon/config.ts";
 
@@ -8,7 +9,9 @@ import { configSchema } from "../../src/daemon/config.ts";
 export async function schemas(): Promise<{ file: string; text: string }[]> {
   const legerd = z.toJSONSchema(await configSchema(), { io: "input" });
   const config = z.toJSONSchema(Config, { io: "input" });
+  const leger = z.toJSONSchema(LegerJson, { io: "input" });
   return [
+    { file: fileOf("leger"), text: textOf({ title: "leger.json", ...leger }) },
     { file: fileOf("legerd"), text: textOf({ title: "legerd.json", ...legerd }) },
     { file: fileOf("config"), text: textOf({ title: "config.json", ...config }) },
   ];

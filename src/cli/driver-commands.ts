@@ -27,7 +27,8 @@ export function driverCommands(leger: string = INSTALLED_LEGER): DriverCommands 
   };
 }
 
-const CLEARED = [
+/** What a compiled leger or its runtime would obey, and what a unit's readiness could be announced with. */
+export const CLEARED = [
   "BUN_OPTIONS",
   "BUN_BE_BUN",
   "BUN_INSPECT",

@@ -4,6 +4,7 @@ import { exitStatusOf, LegerError } from "../core/error.ts";
 import { addAudit } from "./audit.ts";
 import { Parsing } from "./parsing.ts";
 import { addPodman } from "./podman.ts";
+import { addRender } from "./render.ts";
 import { addDriver, addSecrets } from "./secrets.ts";
 import { addServices } from "./services.ts";
 import { settingsOf, type SettingsFlags } from "./settings.ts";
@@ -121,7 +122,7 @@ export function addCommands(root: Argv, parsing: Parsing): Argv<SettingsFlags> {
   });
   const secrets = addSecrets(described, parsing);
   const services = addServices(secrets, parsing);
-  const podman = addPodman(services, parsing);
+  const podman = addRender(addPodman(services, parsing), parsing);
   return addDriver(addStatus(addAudit(podman, parsing), parsing), parsing).command(
     "version",
     "print leger's version",
@@ -154,4 +155,4 @@ function refuseRepeated(args: Readonly<Record<string, unknown>>): true {
   return true;
 }
 
-const REPEATABLE: ReadonlySet<string> = new Set(["map", "podman-arg", "podmanArg", "variables"]);
+const REPEATABLE: ReadonlySet<string> = new Set(["map", "podman-arg", "podmanArg", "quadlets", "variables"]);

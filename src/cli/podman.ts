@@ -203,7 +203,8 @@ async function planOf({ settings }: Cli, daemon: Daemon, podman: Podman, args: S
   });
 }
 
-function parseMap(items: readonly string[], namespace: string): Map<string, string> {
+/** `--map`: Podman's name → whole name of a secret. USAGE for anything else. */
+export function parseMap(items: readonly string[], namespace: string): Map<string, string> {
   const map = new Map<string, string>();
   for (const item of items) {
     const equals = item.indexOf("=");
