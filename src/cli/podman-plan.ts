@@ -1,4 +1,5 @@
 /** podman-plan — what Podman's secret store should hold, compared with what it does hold. */
+import { parsePodmanRelease, podmanHas } from "../core/podman-release.ts";
 import type { PodmanLink } from "./daemon.ts";
 import type { DriverCommands } from "./driver-commands.ts";
 import { LABEL, REFERENCE_LABEL, type PodmanEntry } from "./podman-entries.ts";
@@ -148,14 +149,13 @@ function faultOf(candidate: Candidate): Omit<Problem, "name"> | undefined {
   return undefined;
 }
 
-/** Podman's rules for names: containers/common pkg/secrets, tightened before 4.7. */
+/** Podman's rules for names: containers/common pkg/secrets. */
 function refusalOf(name: string, version: string): string | undefined {
-  const [major = 0, minor = 0] = version.split(".").map(Number);
-  const release = major * 1_000 + minor;
-  const maxBytes = release < 4_006 ? 64 : 253;
+  const release = parsePodmanRelease(version) ?? [0, 0, 0];
+  const maxBytes = podmanHas("longNames", release) ? 253 : 64;
   if (Buffer.byteLength(name) > maxBytes)
     return `podman ${version} takes names of at most ${maxBytes} characters`;
-  if (release >= 4_007) {
+  if (podmanHas("anyNames", release)) {
     // A name that begins with a hyphen would be read as an option; control characters are legal and never meant.
     if (name === "" || /[,/=\p{Cc}]/u.test(name))
       return `podman ${version} takes no comma, slash or = in a name`;

@@ -1,8 +1,9 @@
-/** private-file — files that only we can read, from the moment they exist. */
+/** private-file — files that only we can read, from the moment they exist; and public ones, as safely put in place. */
 
 import {
   closeSync,
   constants,
+  fchmodSync,
   fstatSync,
   fsyncSync,
   mkdirSync,
@@ -24,6 +25,8 @@ export type PrivateDirectoryOptions = {
   create?: boolean;
   /** Refuse a directory whose files could reach a disk. */
   requireTmpfs?: boolean;
+  /** For files that are no secret: who else may write there is the owner's business. */
+  othersMayWrite?: boolean;
 };
 
 /**
@@ -55,17 +58,18 @@ class PrivateDirectory {
   }
 
   /**
-   * Puts a file (0600) in place whole: readers see the older one or the new one, and after a failure the older
-   * one is still there and nothing else is. A symlink at `name` is replaced, not followed. IO: full disk and the
-   * like; UNSAFE: a directory at `name`.
+   * Puts a file (0600; another `mode`, which no umask narrows, is for what is no secret) in place whole: readers see
+   * the older one or the new one, and after a failure the older one is still there and nothing else is. A symlink at
+   * `name` is replaced, not followed. IO: full disk and the like; UNSAFE: a directory at `name`.
    */
-  write(name: string, bytes: Uint8Array): void {
+  write(name: string, bytes: Uint8Array, mode = 0o600): void {
     const target = this.#at(name);
     const temporary = `${this.#root}/${temporaryName(name)}`;
     try {
       const fd = openSync(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600);
       try {
         writeFileSync(fd, bytes);
+        if (mode !== 0o600) fchmodSync(fd, mode);
         fsyncSync(fd);
       } finally {
         closeSync(fd);
@@ -171,7 +175,7 @@ function openAt(path: string, shown: string, options: PrivateDirectoryOptions): 
   try {
     const { uid, mode } = checked(shown, () => fstatSync(fd));
     if (uid !== options.euid) throw unsafe(shown, notOurs(uid, options.euid), "use a directory of your own");
-    if ((mode & 0o022) !== 0) {
+    if (options.othersMayWrite !== true && (mode & 0o022) !== 0) {
       // A sticky one, such as /dev/shm, is shared on purpose.
       const remedy = (mode & 0o1000) === 0 ? `chmod 0700 ${shown}` : "use a directory of your own in it";
       throw unsafe(shown, `others may write to it (mode ${octal(mode)})`, remedy);

@@ -47,6 +47,18 @@ describe("a private file", () => {
     expect(lstatSync(join(nested, "web.env")).mode & 0o7777).toBe(0o600);
   });
 
+  test("is as open as told where it is no secret, whatever the umask", () => {
+    using place = privatePlace();
+    const umask = process.umask(0o077);
+    try {
+      place.directory.write("50-leger.conf", CANARY, 0o644);
+    } finally {
+      process.umask(umask);
+    }
+    expect(readdirSync(place.path)).toEqual(["50-leger.conf"]);
+    expect(lstatSync(join(place.path, "50-leger.conf")).mode & 0o7777).toBe(0o644);
+  });
+
   test("replaces an older one, and a wider mode with it", () => {
     using place = privatePlace();
     writeFileSync(join(place.path, "web.env"), "old", { mode: 0o644 });
@@ -118,6 +130,15 @@ describe("a private file", () => {
   test("that is missing reads as undefined", () => {
     using place = privatePlace();
     expect(place.directory.read("web.env")).toBeUndefined();
+  });
+
+  test("may be open to others where it is for files that are no secret", () => {
+    using place = privatePlace();
+    const path = join(place.path, "conf.d");
+    makeWithMode(path, 0o775);
+    using directory = openPrivateDirectory(path, { euid: EUID, othersMayWrite: true });
+    directory.write("50-leger.conf", CANARY, 0o644);
+    expect(readFileSync(join(path, "50-leger.conf"))).toEqual(CANARY);
   });
 
   test.for<[string, (path: string) => void, RegExp]>([

@@ -1,0 +1,54 @@
+/** podman-release — which release of Podman has what, in one place. */
+
+/** major, minor, patch. */
+export type PodmanRelease = readonly [number, number, number];
+
+/** "4.3.1", "5.8.0-rc1", "6.0.0-dev"; undefined for anything else. */
+export function parsePodmanRelease(version: string): PodmanRelease | undefined {
+  const [, major, minor, patch] = /^(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?(?![\d.])/.exec(version) ?? [];
+  if (major === undefined || minor === undefined) return undefined;
+  return [Number(major), Number(minor), Number(patch ?? 0)];
+}
+
+export type PodmanFeature = keyof typeof SINCE;
+
+export function podmanHas(feature: PodmanFeature, release: PodmanRelease): boolean {
+  const since = SINCE[feature];
+  for (const [at, number] of since.entries()) {
+    const ours = release[at] ?? 0;
+    if (ours !== number) return ours > number;
+  }
+  return true;
+}
+
+/** The releases that brought it: podman's release notes, and the sources of those releases. */
+const SINCE = {
+  /** `secret create --label`, by which leger knows its entries. */
+  labels: [4, 3, 0],
+  /** `.container` files as units. */
+  quadlets: [4, 4, 0],
+  /** `Secret=` in them. */
+  quadletSecrets: [4, 5, 0],
+  /** CONTAINERS_CONF_OVERRIDE. */
+  confOverride: [4, 5, 0],
+  /** Names of entries up to 253 characters; 64 before. */
+  longNames: [4, 6, 0],
+  /** Any character in them but `,` `/` `=` and NUL. */
+  anyNames: [4, 7, 0],
+  /** `secret inspect --showsecret`. */
+  showSecret: [4, 7, 0],
+  /** `NAME.container.d/*.conf`. */
+  quadletDropIns: [5, 0, 0],
+  /** Root's own `~/.config/containers` counts, too. */
+  confOfRoot: [5, 0, 0],
+  /** Values of `type=env` secrets masked in `podman inspect`. */
+  maskedValues: [5, 3, 0],
+  /** `/etc/containers/containers.rootless.conf`. */
+  confRootless: [5, 7, 0],
+  /** `secret create NAME -` from what isn't a FIFO. */
+  anyStdin: [5, 8, 0],
+  /** A secret made through the API with a driver of its own doesn't get the default driver's options (podman#28408). */
+  apiOptions: [5, 8, 2],
+  /** One main containers.conf, and drop-ins sorted across directories (storage pkg/configfile). */
+  confSorted: [6, 0, 0],
+} as const satisfies Record<string, PodmanRelease>;
