@@ -25,6 +25,7 @@ const OWNERS: Record<string, readonly string[]> = {
   yargs: ["cli/"],
   undici: ["setec/client.ts"],
   zod: ["cli/", "daemon/config.ts"],
+  "smol-toml": ["cli/containers-conf.ts"],
   "env-paths": ["bin/leger.ts"],
   "node:sqlite": ["store/"],
   "node:child_process": ["core/exec.ts"],

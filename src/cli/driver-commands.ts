@@ -1,4 +1,4 @@
-/** driver-commands — the four shell commands by which Podman asks leger, as containers.conf.d/50-leger.conf has them. */
+/** driver-commands — the four shell commands by which Podman asks leger, and the containers.conf drop-in with them. */
 import { LegerError } from "../core/error.ts";
 
 export type DriverCommands = { list: string; lookup: string; store: string; delete: string };
@@ -53,3 +53,42 @@ export const CLEARED = [
   "OPENSSL_CONF",
   "NOTIFY_SOCKET",
 ];
+
+/** The path at the end of a command of ours, undefined for any other command. Whatever an older leger cleared before it. */
+export function legerIn(command: string): string | undefined {
+  return /(?:^|; ?)exec (\/\S+) driver (?:list|lookup|store|delete)$/.exec(command)?.[1];
+}
+
+/** containers.conf.d/50-leger.conf, to the byte. The file in the repository is made from this (a test compares them). */
+export function dropInText(commands: DriverCommands = driverCommands()): string {
+  const options = Object.entries(commands).map(([key, command]) => `${key} = '${command}'\n`);
+  return `${DROP_IN_HEAD}
+[secrets]
+driver = "shell"
+
+[secrets.opts]
+${options.join("")}`;
+}
+
+const DROP_IN_HEAD = `# leger as Podman's secret driver.
+#
+# For one user:  ~/.config/containers/containers.conf.d/50-leger.conf
+# For everybody: /etc/containers/containers.conf.d/50-leger.conf
+# "leger podman install" puts it there, "leger podman uninstall" takes it away.
+#
+# With this file in place, leger is the default driver for every *new* secret of this Podman: also for your own
+# "podman secret create", for compose and for Ansible. Secrets that exist already are not touched. Podman keeps with each
+# secret the driver and the four commands it was created with, and goes on using those: neither adding, changing nor
+# removing this file alters an existing secret. "leger podman sync" repairs entries whose commands are out of date.
+#
+# Podman runs each command with /bin/sh -c and the environment of whoever called podman, SECRET_ID added. So each one
+#   - leaves the caller's directory, so that no file lying there is picked up;
+#   - unsets what would make leger's runtime run, listen or write something else (BUN_*, NODE_*, OPENSSL_CONF), and
+#     NOTIFY_SOCKET, with which a unit's readiness could be announced;
+#   - becomes leger by exec. "cd", "unset" and "exec" are built into the shell: no further process is started.
+# No command may contain a comma, a double quote or an equals sign: on the command line of "podman secret create
+# --driver-opts" Podman would split it there. The four differ in their last word only.
+#
+# Podman refuses the driver when another containers.conf file leaves "path", "root" or "key" in [secrets.opts].
+# "leger doctor" says which file that is.
+`;

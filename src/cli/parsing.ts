@@ -115,6 +115,8 @@ const LEFT_OUT: ReadonlyMap<string, string> = new Map([
   ),
   ["ls", "secrets list"],
   ["sync", "podman sync"],
+  ["install", "podman install"],
+  ["uninstall", "podman uninstall"],
 ]);
 
 /** Letters and hyphens, and short: no key is. */

@@ -39,10 +39,11 @@ export class Podman {
     this.#options = options;
   }
 
-  /** "4.3.1". */
+  /** "4.3.1". Not `podman version`, which makes the user's storage where there is none. */
   async version(): Promise<string> {
-    const version = text(await this.#run(["version", "--format", "{{.Client.Version}}"])).trim();
-    if (!/^\d+\.\d+/.test(version)) throw unexpected("version");
+    const said = text(await this.#run(["--version"], { ...NO_CONF, timeoutMs: VERSION_TIMEOUT_MS }));
+    const version = / version (\d+\.\d+\S*)/.exec(said)?.[1];
+    if (version === undefined) throw unexpected("--version");
     return version;
   }
 
@@ -98,12 +99,12 @@ export class Podman {
     });
   }
 
-  async #run(args: readonly string[]): Promise<RunResult> {
+  async #run(args: readonly string[], { env, timeoutMs }: Running = {}): Promise<RunResult> {
     const { program, args: global } = this.#options;
     const result = await run(program, [...global, ...args], {
-      env: this.#environment(),
+      env: { ...this.#environment(), ...env },
       cwd: this.#world.cwd,
-      timeoutMs: PODMAN_TIMEOUT_MS,
+      timeoutMs: timeoutMs ?? PODMAN_TIMEOUT_MS,
       maxBytes: MAX_OUTPUT_BYTES,
     });
     if (result.status === 0) return result;
@@ -122,6 +123,10 @@ export class Podman {
 }
 
 const IDS_PER_CALL = 500;
+type Running = { env?: Readonly<Record<string, string | undefined>>; timeoutMs?: number };
+/** Even for its version Podman reads containers.conf first, and gives up over one that is broken. */
+const NO_CONF: Running = { env: { CONTAINERS_CONF: "/dev/null", CONTAINERS_CONF_OVERRIDE: undefined } };
+const VERSION_TIMEOUT_MS = 5_000;
 /** Podman waits for its store's lock, which others hold while their driver runs. */
 const PODMAN_TIMEOUT_MS = 30_000;
 const DRIVER_TIMEOUT_MS = 10_000;

@@ -2,23 +2,28 @@
 import type { Argv } from "yargs";
 import { LegerError } from "../core/error.ts";
 import type { Daemon } from "./daemon.ts";
-import { driverCommands, INSTALLED_LEGER } from "./driver-commands.ts";
+import { driverCommands } from "./driver-commands.ts";
 import { fullName, shortName } from "./names.ts";
+import { addInstall } from "./podman-install.ts";
 import type { Cli, Parsing } from "./parsing.ts";
-import { Podman } from "./podman-entries.ts";
+import type { Podman } from "./podman-entries.ts";
+import { podmanOf, podmanOptions, type PodmanArgs } from "./podman-options.ts";
 import { planEntries, type Plan, type PlannedEntry, type State } from "./podman-plan.ts";
 import type { SettingsFlags } from "./settings.ts";
 
 export function addPodman(leger: Argv<SettingsFlags>, parsing: Parsing): Argv<SettingsFlags> {
   return leger.command("podman", "let podman read secrets live", (group) =>
-    parsing
-      .describe(group, {
+    addInstall(
+      parsing.describe(group, {
         words: "podman",
         examples: [
+          ["leger podman install", "once: leger is podman's driver"],
           ["leger podman sync", "an entry for every secret"],
           ["leger podman status", "what differs?"],
         ],
-      })
+      }),
+      parsing,
+    )
       .demandCommand(1, "Not enough non-option arguments")
       .command(
         "sync",
@@ -66,39 +71,17 @@ export function addPodman(leger: Argv<SettingsFlags>, parsing: Parsing): Argv<Se
 const JSON_OPTION = { type: "boolean", describe: "report as JSON on standard output" } as const;
 
 function store<T>(command: Argv<T>): Argv<T & StoreArgs> {
-  return command
-    .option("map", {
+  return podmanOptions(
+    command.option("map", {
       type: "string",
       array: true,
       requiresArg: true,
       describe: "NAME=SECRET: an entry NAME for any secret; repeat it for more",
-    })
-    .option("podman", {
-      type: "string",
-      requiresArg: true,
-      default: "podman",
-      describe: "the program to run",
-    })
-    .option("podman-arg", {
-      type: "string",
-      array: true,
-      requiresArg: true,
-      describe: "an option for podman itself, as in --podman-arg=--root=/srv/store; repeat it for more",
-    })
-    .option("leger", {
-      type: "string",
-      requiresArg: true,
-      default: INSTALLED_LEGER,
-      describe: "where podman finds leger; it keeps this with each entry",
-    });
+    }),
+  );
 }
 
-type StoreArgs = {
-  map: string[] | undefined;
-  podman: string;
-  "podman-arg": string[] | undefined;
-  leger: string;
-};
+type StoreArgs = PodmanArgs & { map: string[] | undefined };
 type StatusArgs = StoreArgs & { json?: boolean | undefined };
 type SyncArgs = StatusArgs & { dryRun?: boolean | undefined; prune?: boolean | undefined };
 
@@ -179,14 +162,6 @@ const MEANING = {
   unlinked: "unlinked: legerd does not know it as this secret's",
   orphan: "orphan: its secret is gone (sync --prune removes it)",
 } as const satisfies Record<State, string>;
-
-function podmanOf(
-  { world, settings }: Cli,
-  { podman, "podman-arg": podmanArgs = [], leger }: StoreArgs,
-): Podman {
-  const commands = driverCommands(leger);
-  return new Podman(world, { program: podman, args: podmanArgs, socket: settings.socket, commands });
-}
 
 async function planOf({ settings }: Cli, daemon: Daemon, podman: Podman, args: StoreArgs): Promise<Plan> {
   const map = parseMap(args.map ?? [], settings.namespace);

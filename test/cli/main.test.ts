@@ -23,6 +23,8 @@ const COMMANDS = [
   "services delete",
   "podman sync",
   "podman status",
+  "podman install",
+  "podman uninstall",
   "audit",
   "status",
   "version",
