@@ -4,10 +4,10 @@ import * as os from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
 import { setFlagsFromString } from "node:v8";
-import { isMainThread } from "node:worker_threads";
 import { exitStatusOf, framesOf, LegerError, speak } from "../core/error.ts";
+import { nodeFiles } from "../core/files-node.ts";
 import { homeDirectory, runtimePlaces, worldOf, type World } from "../core/paths.ts";
-import { VERSION } from "../core/version.ts";
+import { VERSION, versionLine } from "../core/version.ts";
 import { readConfig, type DaemonConfig, type DoorConfig } from "../daemon/config.ts";
 import { startLegerd } from "../daemon/legerd.ts";
 import { inheritedSockets, LISTEN_VARIABLES } from "../daemon/systemd.ts";
@@ -52,7 +52,7 @@ async function main(): Promise<void> {
   process.stdout.on("error", () => (process.exitCode = exitStatusOf(new LegerError("IO", ""))));
   const { values, positionals } = parse(process.argv.slice(2));
   if (values.help === true) return void process.stdout.write(HELP);
-  if (values.version === true) return void process.stdout.write(`legerd ${VERSION}\n`);
+  if (values.version === true) return void process.stdout.write(`${versionLine("legerd")}\n`);
   const { config, state, socket, json = false } = values;
   const options: Options = {
     json,
@@ -69,7 +69,7 @@ async function main(): Promise<void> {
 }
 
 async function serve(options: Options): Promise<void> {
-  const world = worldOf(process.env);
+  const world = worldOf(process.env, nodeFiles);
   const file = options.config ?? path.join(homeDirectory("config", world), "legerd.json");
   const config = await readConfig(file);
   if (config === undefined && options.config !== undefined) {
@@ -100,7 +100,7 @@ function log(line: string): void {
 }
 
 async function check({ state, json }: Options): Promise<void> {
-  const stateDir = state ?? homeDirectory("state", worldOf(process.env));
+  const stateDir = state ?? homeDirectory("state", worldOf(process.env, nodeFiles));
   const result = await checkStore({ stateDir, credentialsDir: process.env["CREDENTIALS_DIRECTORY"] });
   const { problems, ...counts } = result;
   if (json) {
@@ -173,14 +173,9 @@ function nextSignal(): Promise<NodeJS.Signals> {
   });
 }
 
-// Bundled into one file, this module is also what the store's writer thread loads.
-if (isMainThread) {
-  try {
-    await main();
-  } catch (error) {
-    process.stderr.write(speak(error, "legerd"));
-    if (process.env["LEGER_DEBUG"] === "1") process.stderr.write(framesOf(error));
-    // Whatever still listens or waits is of no use any more.
-    process.exit(exitStatusOf(error));
-  }
-}
+main().catch((error: unknown) => {
+  process.stderr.write(speak(error, "legerd"));
+  if (process.env["LEGER_DEBUG"] === "1") process.stderr.write(framesOf(error));
+  // Whatever still listens or waits is of no use any more.
+  process.exit(exitStatusOf(error));
+});

@@ -1,6 +1,8 @@
 /** main — one run of the command line, from arguments to exit status. */
 import yargs, { type Argv } from "yargs";
+import { BUILD } from "../core/build.ts";
 import { exitStatusOf, LegerError } from "../core/error.ts";
+import { versionLine } from "../core/version.ts";
 import { addAudit } from "./audit.ts";
 import { Parsing } from "./parsing.ts";
 import { addPodman } from "./podman.ts";
@@ -39,7 +41,7 @@ export async function runCli(argv: readonly string[], world: CliWorld): Promise<
 async function perform(argv: readonly string[], world: CliWorld, terminal: Terminal): Promise<number> {
   const [first, ...rest] = argv;
   if (first === "--version" && rest.length === 0) {
-    await terminal.line(`leger ${world.version}`);
+    await terminal.line(versionLine("leger"));
     return 0;
   }
   const { parsing, flags, help } = parse(first === "help" ? [...rest, "--help"] : argv, world);
@@ -132,8 +134,10 @@ export function addCommands(root: Argv, parsing: Parsing): Argv<SettingsFlags> {
         .option("json", { type: "boolean", describe: "as JSON" }),
     ({ json }) =>
       parsing.choose(async ({ world, terminal }) => {
-        if (json === true) await terminal.json({ version: world.version });
-        else await terminal.line(`leger ${world.version}`);
+        if (json === true) {
+          const { commit = null, bun = null } = BUILD ?? {};
+          await terminal.json({ version: world.version, commit, node: process.versions.node, bun });
+        } else await terminal.line(versionLine("leger"));
       }),
   );
 }

@@ -4,30 +4,13 @@
  * A thread of its own, so that waiting for the disk never delays a read. What has queued up while one commit was
  * on its way goes into the next together: one fsync for all of it.
  */
-import {
-  isMainThread,
-  parentPort,
-  receiveMessageOnPort,
-  Worker,
-  workerData,
-  type MessagePort,
-} from "node:worker_threads";
+import { Worker, type WorkerOptions } from "node:worker_threads";
 import { LegerError, type ErrorCode } from "../core/error.ts";
-import * as fs from "node:fs";
 import { getCompileCacheDir } from "node:module";
 import path from "node:path";
-import { connect, markFileOf } from "./database.ts";
-import { openMark } from "./mark.ts";
-import { newOwner, Rows, type LinkRecord, type SecretRecord, type ServiceRecord } from "./rows.ts";
+import { WRITER_THREAD } from "../core/build.ts";
+import type { ServiceRecord } from "./rows.ts";
 import type { StoreKeys } from "./seal.ts";
-import {
-  decideActivate,
-  decideCreateVersion,
-  decideDeleteVersion,
-  decidePut,
-  hasNumber,
-  type SecretState,
-} from "./versions.ts";
 
 /** What can be asked of the writer. Every answer is a version number; 0 where there is none to tell. */
 export type Mutation =
@@ -42,15 +25,12 @@ export type Mutation =
   | { do: "set-service"; service: ServiceRecord }
   | { do: "delete-service"; name: string };
 
-type Request = { ticket: number; mutation: Mutation } | { stop: true };
-type Failure = { code: ErrorCode; message: string; hints: readonly string[] };
-type Outcome = { ticket: number; version: number } | { ticket: number; failure: Failure };
-type Answer = Outcome & { generation: bigint };
+export type Request = { ticket: number; mutation: Mutation } | { stop: true };
+export type Failure = { code: ErrorCode; message: string; hints: readonly string[] };
+export type Outcome = { ticket: number; version: number } | { ticket: number; failure: Failure };
+export type Answer = Outcome & { generation: bigint };
 
-type Start = { role: "leger store writer"; file: string; storeId: Uint8Array; dataKey: Uint8Array };
-
-/** Most mutations that one commit takes along; keeps a commit, and the wait for it, short. */
-const MAX_BATCH = 256;
+export type Start = { role: "leger store writer"; file: string; storeId: Uint8Array; dataKey: Uint8Array };
 
 /** The writer as the main thread sees it. */
 export type Writer = {
@@ -71,7 +51,7 @@ export function startWriter(file: string, { storeId, dataKey }: StoreKeys): Writ
   const cache = getCompileCacheDir();
   // It names the directory of this very version of Node, below the one that was asked for.
   const env = cache === undefined ? {} : { NODE_COMPILE_CACHE: path.dirname(cache) };
-  const worker = new Worker(new URL(import.meta.url), { workerData: start, env, stdin: false });
+  const worker = startThread({ workerData: start, env, stdin: false });
   const waiting = new Map<
     number,
     { resolve: (version: number) => void; reject: (error: LegerError) => void }
@@ -125,193 +105,8 @@ export function startWriter(file: string, { storeId, dataKey }: StoreKeys): Writ
   };
 }
 
-function serve(port: MessagePort, { file, storeId, dataKey }: Start): void {
-  const db = connect(file, "write");
-  const keys = { storeId: Buffer.from(storeId), dataKey: Buffer.from(dataKey) };
-  const rows = new Rows(db, keys);
-  const mark = openMark(markFileOf(file), keys);
-  const requireInPlace = watch([file, `${file}-wal`]);
-  port.on("message", (first: Request) => {
-    let request: Request | undefined = first;
-    while (request !== undefined) {
-      const batch: { ticket: number; mutation: Mutation }[] = [];
-      let stop = false;
-      while (request !== undefined && !stop) {
-        if ("stop" in request) stop = true;
-        else batch.push(request);
-        request = batch.length < MAX_BATCH ? takeNext(port) : undefined;
-      }
-      const outcomes = runBatch(rows, batch, requireInPlace);
-      const { generation } = rows;
-      mark.set(generation);
-      for (const outcome of outcomes) port.postMessage({ ...outcome, generation } satisfies Answer);
-      if (stop) {
-        db.close();
-        mark.close();
-        port.close();
-        return;
-      }
-      request = takeNext(port);
-    }
-  });
+/** A compiled program has no file beside it that a thread could load: there, the build put its code in. */
+function startThread(options: WorkerOptions): Worker {
+  if (WRITER_THREAD !== undefined) return new Worker(WRITER_THREAD, { ...options, eval: true });
+  return new Worker(new URL("./writer-thread.ts", import.meta.url), options);
 }
-
-function takeNext(port: MessagePort): Request | undefined {
-  const received: { message: Request } | undefined = receiveMessageOnPort(port);
-  return received?.message;
-}
-
-/**
- * SQLite goes on writing to a file that was removed, or that another was put in the place of, and what it commits
- * there is gone at the next start. The function that comes back throws DAMAGED once that has happened.
- */
-function watch(files: readonly string[]): () => void {
-  const opened = files.map(identityOf);
-  return () => {
-    const lost = files.find((file, at) => identityOf(file) !== opened[at]);
-    if (lost === undefined) return;
-    throw new LegerError("DAMAGED", `write to the store: ${lost} was removed or replaced under legerd`, {
-      hints: ["nothing can be kept any more: see to the state directory, then restart legerd"],
-    });
-  };
-}
-
-function identityOf(file: string): string | undefined {
-  const stat = fs.statSync(file, { throwIfNoEntry: false });
-  return stat === undefined ? undefined : `${stat.dev} ${stat.ino}`;
-}
-
-function runBatch(
-  rows: Rows,
-  batch: readonly { ticket: number; mutation: Mutation }[],
-  requireInPlace: () => void,
-): Outcome[] {
-  if (batch.length === 0) return [];
-  try {
-    requireInPlace();
-    return rows.commit("write to the store", () =>
-      batch.map(({ ticket, mutation }): Outcome => {
-        try {
-          return { ticket, version: apply(rows, mutation) };
-        } catch (error) {
-          // A mutation that was turned down has written nothing; the others of its batch go on. Anything
-          // else may have stopped half-way, and takes the whole batch back.
-          if (error instanceof LegerError) return { ticket, failure: describe(error) };
-          throw error;
-        }
-      }),
-    );
-  } catch (error) {
-    const failure = describe(
-      error instanceof LegerError ? error : new LegerError("BUG", "write to the store"),
-    );
-    return batch.map(({ ticket }) => ({ ticket, failure }));
-  }
-}
-
-function describe({ code, message, hints }: LegerError): Failure {
-  return { code, message, hints };
-}
-
-/** Reads and decides first, writes last: a LegerError from here means that nothing was written. */
-function apply(rows: Rows, mutation: Mutation): number {
-  switch (mutation.do) {
-    case "put":
-      return put(rows, mutation.name, mutation.value);
-    case "create-version": {
-      const { name, version, value } = mutation;
-      const record = rows.read("secret", name);
-      const state = decideCreateVersion(record, version);
-      const owner = record?.owner ?? newOwner();
-      rows.writeValue(owner, version, value);
-      rows.write("secret", secretRecord(name, owner, state));
-      return version;
-    }
-    case "activate": {
-      const record = secretOf(rows, mutation.name);
-      const next = decideActivate(record, mutation.version);
-      if (next !== undefined) rows.write("secret", secretRecord(record.name, record.owner, next));
-      return mutation.version;
-    }
-    case "delete-version": {
-      const record = secretOf(rows, mutation.name);
-      const next = decideDeleteVersion(record, mutation.version);
-      rows.removeValue(record.owner, mutation.version);
-      rows.write("secret", secretRecord(record.name, record.owner, next));
-      return mutation.version;
-    }
-    case "delete": {
-      const record = rows.read("secret", mutation.name);
-      if (record === undefined) return 0;
-      rows.removeValues(record.owner);
-      rows.remove("secret", mutation.name);
-      return 0;
-    }
-    case "link":
-      replaceLink(rows, { name: mutation.id, secret: mutation.secret });
-      return 0;
-    case "keep": {
-      const owner = newOwner();
-      replaceLink(rows, { name: mutation.id, owner });
-      rows.writeValue(owner, 1, mutation.value);
-      return 0;
-    }
-    case "unlink":
-      replaceLink(rows, mutation.id);
-      return 0;
-    case "set-service":
-      rows.write("service", mutation.service);
-      return 0;
-    case "delete-service":
-      rows.remove("service", mutation.name);
-      return 0;
-    default:
-      return mutation satisfies never;
-  }
-}
-
-function put(rows: Rows, name: string, value: Uint8Array): number {
-  const record = rows.read("secret", name);
-  const { version, next } = decidePut(record, record !== undefined && equalsLatest(rows, record, value));
-  if (next === undefined) return version;
-  const owner = record?.owner ?? newOwner();
-  rows.writeValue(owner, version, value);
-  rows.write("secret", secretRecord(name, owner, next));
-  return version;
-}
-
-/** setec compares a put with the value at the latest number, and with nothing where that was deleted. */
-function equalsLatest(rows: Rows, record: SecretRecord, value: Uint8Array): boolean {
-  if (!hasNumber(record.live, record.latest)) return value.length === 0;
-  return rows.readValue(record.owner, record.latest).equals(value);
-}
-
-function secretRecord(
-  name: string,
-  owner: string,
-  { active, latest, live, deleted }: SecretState,
-): SecretRecord {
-  return { name, owner, active, latest, live, deleted };
-}
-
-function secretOf(rows: Rows, name: string): SecretRecord {
-  const record = rows.read("secret", name);
-  if (record === undefined) throw new LegerError("SECRET_NOT_FOUND", `secret ${name}: not found`);
-  return record;
-}
-
-/** Puts a link in place of what the same id stood for before, or with only an id: removes that. */
-function replaceLink(rows: Rows, link: LinkRecord | string): void {
-  const id = typeof link === "string" ? link : link.name;
-  const old = rows.read("link", id);
-  if (old !== undefined && "owner" in old) rows.removeValues(old.owner);
-  if (typeof link === "string") rows.remove("link", id);
-  else rows.write("link", link);
-}
-
-function isStart(data: unknown): data is Start {
-  return typeof data === "object" && data !== null && "role" in data && data.role === "leger store writer";
-}
-
-const start: unknown = workerData;
-if (!isMainThread && parentPort !== null && isStart(start)) serve(parentPort, start);

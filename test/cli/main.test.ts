@@ -3,7 +3,7 @@ import { createServer } from "node:net";
 import path from "node:path";
 import { Writable } from "node:stream";
 import { expect, test } from "vitest";
-import { VERSION } from "../../src/core/version.ts";
+import { VERSION, versionLine } from "../../src/core/version.ts";
 import { CANARY, expectSpoken, leger, legerInShell } from "../support/cli.ts";
 import { makePlaces, startTestLegerd } from "../support/legerd.ts";
 
@@ -59,11 +59,18 @@ test("--help fits a narrow terminal", async () => {
 
 test("it says its version, for people and for programs", async () => {
   using places = makePlaces();
-  expect(await leger(places, ["--version"])).toEqual({ status: 0, stdout: `leger ${VERSION}\n`, stderr: "" });
-  expect((await leger(places, ["version"])).stdout).toBe(`leger ${VERSION}\n`);
+  expect(await leger(places, ["--version"])).toEqual({
+    status: 0,
+    stdout: `${versionLine("leger")}\n`,
+    stderr: "",
+  });
+  expect((await leger(places, ["version"])).stdout).toBe(`${versionLine("leger")}\n`);
   expect(JSON.parse((await leger(places, ["version", "--json"])).stdout)).toEqual({
     schema_version: 1,
     version: VERSION,
+    commit: null,
+    node: process.versions.node,
+    bun: null,
   });
 });
 
