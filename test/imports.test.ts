@@ -29,6 +29,7 @@ const OWNERS: Record<string, readonly string[]> = {
   "env-paths": ["bin/leger.ts"],
   "node:sqlite": ["store/"],
   "node:child_process": ["core/exec.ts"],
+  "bun:ffi": ["core/files-bun.ts"],
 };
 
 type Import = { file: string; specifier: string };

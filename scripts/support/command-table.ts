@@ -205,7 +205,7 @@ async function hotHelp(words: readonly string[]): Promise<Help | undefined> {
     uidMap: undefined,
     wireTo: none,
     stdin: none,
-    cgroup: none,
+    files: { lstat: none, fstat: none, readText: none },
     remainingMs: none,
     print: async (bytes) => void printed.push(bytes),
   });

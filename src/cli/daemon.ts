@@ -1,6 +1,7 @@
 /** daemon — legerd as the commands see it: setec's client, and legerd's own routes with their answers checked. */
 import { z } from "zod";
 import { isErrorCode, LegerError, type ErrorCode } from "../core/error.ts";
+import { nodeFiles } from "../core/files-node.ts";
 import { assertSafeSocket } from "../core/paths.ts";
 import { SetecClient } from "../setec/client.ts";
 import type { Settings } from "./settings.ts";
@@ -16,7 +17,7 @@ type DaemonStatus = z.infer<typeof Status>;
 
 /** What is asked of the socket's safety comes first: UNSAFE, DENIED, UNREACHABLE, CONFIG. */
 export function connect(world: CliWorld, { socket, socketWasNamed }: Settings): Daemon {
-  assertSafeSocket(socket, { euid: world.euid, groupMayConnect: socketWasNamed });
+  assertSafeSocket(socket, { euid: world.euid, files: nodeFiles, groupMayConnect: socketWasNamed });
   return new Daemon(socket);
 }
 

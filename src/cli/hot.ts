@@ -1,9 +1,8 @@
 /** hot — the commands that Podman and units wait for: their arguments, their help, and what they print. */
 
-import { resolve } from "node:path";
-import { parseArgs } from "node:util";
 import type { EnvDialect } from "../core/env-file.ts";
 import { LegerError } from "../core/error.ts";
+import type { Files } from "../core/files.ts";
 import { assertSafeSocket, runtimePlaces, type World } from "../core/paths.ts";
 import { VERSION } from "../core/version.ts";
 import type { Wire } from "../core/wire.ts";
@@ -12,12 +11,11 @@ import { fetchEnvFile, removeEnvFile, type EnvFilePlace } from "../fetch/fetch.t
 
 /** What each runtime brings. */
 export type HotWorld = World & {
+  files: Files;
   wireTo: (socketPath: string) => Wire;
   stdin: () => AsyncIterable<Uint8Array>;
   /** Resolves when all bytes are on their way to whoever reads standard output. */
   print: (bytes: Uint8Array) => Promise<void>;
-  /** The text of /proc/self/cgroup. */
-  cgroup: () => string | undefined;
   /** How long until all must be over. */
   remainingMs: () => number;
 };
@@ -74,18 +72,24 @@ Examples:
   ExecStopPost=/usr/bin/leger secrets fetch openwebui --remove
 `;
 
-const SHARED_OPTIONS = { socket: { type: "string" }, help: { type: "boolean", short: "h" } } as const;
+/** Which options take a value, in the next argument or behind an equals sign, and which take none. */
+type Options = { texts: ReadonlySet<string>; switches: ReadonlySet<string> };
+
+const DRIVER_OPTIONS: Options = { texts: new Set(["socket"]), switches: new Set(["help"]) };
+
+const FETCH_OPTIONS: Options = {
+  texts: new Set(["socket", "dir", "dialect"]),
+  switches: new Set(["help", "print-path", "remove", "allow-disk"]),
+};
 
 async function driver(args: readonly string[], world: HotWorld): Promise<void> {
   const seeHelp = "see leger driver --help";
-  const { values, positionals } = orUsage("driver", seeHelp, () =>
-    parseArgs({ args: [...args], allowPositionals: true, options: SHARED_OPTIONS }),
-  );
-  if (values.help === true) return world.print(Buffer.from(DRIVER_HELP));
+  const { texts, switches, positionals } = parse("driver", args, DRIVER_OPTIONS, seeHelp);
+  if (switches.has("help")) return world.print(Buffer.from(DRIVER_HELP));
   const [verb, ...extra] = positionals;
   if (extra.length > 0) throw usage("driver", "too many arguments", seeHelp);
   const needs = (): DriverNeeds => ({
-    wire: safeWire(values.socket, world),
+    wire: safeWire(texts.get("socket"), world),
     env: world.env,
     remainingMs: world.remainingMs,
   });
@@ -107,73 +111,107 @@ async function driver(args: readonly string[], world: HotWorld): Promise<void> {
 
 async function fetch(args: readonly string[], world: HotWorld): Promise<void> {
   const seeHelp = "see leger secrets fetch --help";
-  const { values, positionals } = orUsage("secrets fetch", seeHelp, () =>
-    parseArgs({
-      args: [...args],
-      allowPositionals: true,
-      options: {
-        ...SHARED_OPTIONS,
-        dir: { type: "string" },
-        dialect: { type: "string" },
-        "print-path": { type: "boolean" },
-        remove: { type: "boolean" },
-        "allow-disk": { type: "boolean" },
-      },
-    }),
-  );
-  if (values.help === true) return world.print(Buffer.from(FETCH_HELP));
+  const { texts, switches, positionals } = parse("secrets fetch", args, FETCH_OPTIONS, seeHelp);
+  if (switches.has("help")) return world.print(Buffer.from(FETCH_HELP));
   const wrong = (what: string): LegerError => usage("secrets fetch", what, seeHelp);
   const [service, ...extra] = positionals;
   if (service === undefined) throw wrong("no service");
   if (extra.length > 0) throw wrong("too many arguments");
-  if (values.dir === "") throw wrong("--dir is empty");
+  const directory = texts.get("dir");
+  if (directory === "") throw wrong("--dir is empty");
   const place: EnvFilePlace = {
     service,
     runtimeDir: runtimePlaces(world).runtimeDir,
     euid: world.euid,
-    ...(values.dir === undefined ? {} : { directory: values.dir }),
+    ...(directory === undefined ? {} : { directory }),
   };
-  if (values.remove === true) {
-    if (values["print-path"] === true) throw wrong("--print-path and --remove exclude each other");
+  if (switches.has("remove")) {
+    if (switches.has("print-path")) throw wrong("--print-path and --remove exclude each other");
     return removeEnvFile(place);
   }
-  const dialect = dialectOf(values.dialect ?? "podman");
-  if (dialect === undefined)
-    throw wrong(`unknown dialect ${JSON.stringify(values.dialect)}: podman or systemd`);
+  const named = texts.get("dialect") ?? "podman";
+  const dialect = dialectOf(named);
+  if (dialect === undefined) throw wrong(`unknown dialect ${JSON.stringify(named)}: podman or systemd`);
   const { env, remainingMs } = world;
   const path = await fetchEnvFile(
-    { wire: safeWire(values.socket, world), env, cgroup: world.cgroup(), remainingMs },
-    { ...place, dialect, allowDisk: values["allow-disk"] ?? false },
+    {
+      wire: safeWire(texts.get("socket"), world),
+      env,
+      cgroup: world.files.readText("/proc/self/cgroup"),
+      remainingMs,
+    },
+    { ...place, dialect, allowDisk: switches.has("allow-disk") },
   );
-  if (values["print-path"] === true) await world.print(Buffer.from(`${path}\n`));
+  if (switches.has("print-path")) await world.print(Buffer.from(`${path}\n`));
 }
 
 /** A wire that looks who owns the socket each time before it connects. */
 function safeWire(flag: string | undefined, world: HotWorld): Wire {
   const named = flag ?? world.env["LEGER_SOCKET"] ?? "";
   if (flag === "") throw usage("--socket", "it is empty", "name legerd's socket");
-  const socketPath = named === "" ? runtimePlaces(world).socket : resolve(named);
+  const socketPath = named === "" ? runtimePlaces(world).socket : absolute(named);
   return {
     async request(request) {
       // Somebody who names a socket may mean a door that his group shares.
-      assertSafeSocket(socketPath, { euid: world.euid, groupMayConnect: named !== "" });
+      const { euid, files } = world;
+      assertSafeSocket(socketPath, { euid, files, groupMayConnect: named !== "" });
       return world.wireTo(socketPath).request(request);
     },
   };
+}
+
+/** Loaded only where it is needed: most lookups are for the default socket. */
+function absolute(path: string): string {
+  return process.getBuiltinModule("node:path").resolve(path);
 }
 
 function dialectOf(name: string): EnvDialect | undefined {
   return name === "podman" || name === "systemd" ? name : undefined;
 }
 
-/** parseArgs' own words, of which the first sentence says it all. */
-function orUsage<T>(command: string, hint: string, parse: () => T): T {
-  try {
-    return parse();
-  } catch (error) {
-    const said = error instanceof TypeError ? (error.message.split(/\. |\n/)[0] ?? "") : "wrong arguments";
-    throw usage(command, said.slice(0, 1).toLowerCase() + said.slice(1).replace(/\.$/, ""), hint);
+type Arguments = {
+  texts: ReadonlyMap<string, string>;
+  switches: ReadonlySet<string>;
+  positionals: readonly string[];
+};
+
+/** By hand: node:util's parseArgs would make a lookup a quarter longer (CPU time of the whole process, under Bun). */
+function parse(
+  command: string,
+  args: readonly string[],
+  { texts, switches }: Options,
+  hint: string,
+): Arguments {
+  const found = {
+    texts: new Map<string, string>(),
+    switches: new Set<string>(),
+    positionals: [] as string[],
+  };
+  const rest = [...args];
+  for (let arg = rest.shift(); arg !== undefined; arg = rest.shift()) {
+    if (arg === "--") {
+      found.positionals.push(...rest);
+      break;
+    }
+    if (!arg.startsWith("-") || arg === "-") {
+      found.positionals.push(arg);
+      continue;
+    }
+    const [, name = "", value] = /^--([^=]+)(?:=(.*))?$/s.exec(arg === "-h" ? "--help" : arg) ?? [];
+    if (switches.has(name)) {
+      if (value !== undefined) throw usage(command, `--${name} takes no value`, hint);
+      found.switches.add(name);
+    } else if (texts.has(name)) {
+      const text = value ?? rest.shift();
+      if (text === undefined) throw usage(command, `--${name} needs a value after it`, hint);
+      found.texts.set(name, text);
+    } else {
+      // A key may have been pasted there: only what can be nothing but a word is repeated.
+      const word = /^[a-z]+(-[a-z]+)*$/.test(name) && name.length <= 20 ? ` '--${name}'` : "";
+      throw usage(command, `unknown option${word}`, hint);
+    }
   }
+  return found;
 }
 
 function usage(command: string, what: string, ...hints: string[]): LegerError {

@@ -1,7 +1,7 @@
 /** parsing — what the command groups share with yargs, and yargs' own failures in leger's words. */
 import type { Argv } from "yargs";
 import { LegerError } from "../core/error.ts";
-import { connect, type Daemon } from "./daemon.ts";
+import type { Daemon } from "./daemon.ts";
 import type { Settings } from "./settings.ts";
 import type { Terminal } from "./terminal.ts";
 import type { CliWorld } from "./world.ts";
@@ -39,6 +39,8 @@ export class Parsing {
   /** Does something with a daemon, whose connections are closed afterwards. */
   chooseWithDaemon(action: (cli: Cli, daemon: Daemon) => Promise<number | void>): void {
     this.choose(async (cli) => {
+      // Loaded when it is needed: undici and zod take longer than all else, and help needs neither.
+      const { connect } = await import("./daemon.ts");
       await using daemon = connect(cli.world, cli.settings);
       // `await`, or the connections would be closed first.
       return await action(cli, daemon);

@@ -1,8 +1,7 @@
 /** paths — where legerd listens and keeps its things, and whether its socket can be trusted. */
 
-import { lstatSync, readFileSync, type Stats } from "node:fs";
-import { dirname, isAbsolute, join } from "node:path";
 import { LegerError, systemCode } from "./error.ts";
+import type { Files, FileStatus } from "./files.ts";
 import { unreachable } from "./wire.ts";
 
 type Env = Readonly<Record<string, string | undefined>>;
@@ -13,7 +12,7 @@ export type World = {
   /** What the kernel calls us; 0 in Podman's user namespace, whoever started it. */
   euid: number;
   /** The text of /proc/self/uid_map, undefined where there is none. */
-  uidMap: string | undefined;
+  readonly uidMap: string | undefined;
 };
 
 /** Whose legerd it is: the machine's, or that of the user with this id outside any user namespace. */
@@ -29,9 +28,15 @@ export type RuntimePlaces = {
   socket: string;
 };
 
-/** The real world. `env` is handed in, since only entry points read the environment. */
-export function worldOf(env: Env): World {
-  return { env, euid: process.geteuid?.() ?? 0, uidMap: textOf("/proc/self/uid_map") };
+/** The real world, its uid_map read when it is asked for. `env` is handed in, since only entry points read it. */
+export function worldOf(env: Env, files: Files): World {
+  return {
+    env,
+    euid: process.geteuid?.() ?? 0,
+    get uidMap() {
+      return files.readText("/proc/self/uid_map");
+    },
+  };
 }
 
 /** Where legerd listens. Needs no HOME: Podman's healthchecks run the driver without one. */
@@ -41,8 +46,8 @@ export function runtimePlaces(world: World): RuntimePlaces {
     account.kind === "system"
       ? "/run"
       : (absolute(world.env["XDG_RUNTIME_DIR"]) ?? `/run/user/${account.uid}`);
-  const directory = join(runtimeDir, "leger");
-  return { account, runtimeDir, directory, socket: join(directory, "legerd.sock") };
+  const directory = `${runtimeDir}/leger`;
+  return { account, runtimeDir, directory, socket: `${directory}/legerd.sock` };
 }
 
 /** legerd's state, or leger's configuration (XDG, or the system's). CONFIG when a user's cannot be known. */
@@ -50,9 +55,9 @@ export function homeDirectory(which: "state" | "config", world: World): string {
   const { system, variable, below, own } = HOMES[which];
   if (accountOf(world).kind === "system") return system;
   const base = absolute(world.env[variable]);
-  if (base !== undefined) return join(base, own);
+  if (base !== undefined) return `${base}/${own}`;
   const home = absolute(world.env["HOME"]);
-  if (home !== undefined) return join(home, below, own);
+  if (home !== undefined) return `${home}/${below}/${own}`;
   throw new LegerError(
     "CONFIG",
     `no ${which} directory: neither ${variable} nor HOME names an absolute path`,
@@ -70,16 +75,16 @@ export function homeDirectory(which: "state" | "config", world: World): string {
  */
 export function assertSafeSocket(
   path: string,
-  { euid, groupMayConnect = false }: { euid: number; groupMayConnect?: boolean },
+  { euid, files, groupMayConnect = false }: { euid: number; files: Files; groupMayConnect?: boolean },
 ): void {
   if (Buffer.byteLength(path) > MAX_SOCKET_PATH_BYTES) {
     throw new LegerError("CONFIG", `socket ${path}: the path is longer than ${MAX_SOCKET_PATH_BYTES} bytes`, {
       hints: ["name a shorter path with --socket or LEGER_SOCKET"],
     });
   }
-  const directory = dirname(path);
-  const directoryStats = statsOf(directory, path);
-  if (!directoryStats.isDirectory()) throw unsafe(directory, "it is not a directory", ELSEWHERE);
+  const directory = path.replace(/\/+[^/]*$/, "") || "/";
+  const directoryStats = statusOf(files, directory, path);
+  if (!isA(S_IFDIR, directoryStats)) throw unsafe(directory, "it is not a directory", ELSEWHERE);
   if (directoryStats.uid !== euid) throw unsafe(directory, notOurs(directoryStats, euid), ELSEWHERE);
   if ((directoryStats.mode & 0o022) !== 0) {
     throw unsafe(
@@ -88,8 +93,8 @@ export function assertSafeSocket(
       `chmod 0700 ${directory}`,
     );
   }
-  const stats = statsOf(path, path);
-  if (!stats.isSocket()) throw unsafe(path, "it is not a socket", MAKE_AGAIN);
+  const stats = statusOf(files, path, path);
+  if (!isA(S_IFSOCK, stats)) throw unsafe(path, "it is not a socket", MAKE_AGAIN);
   if (stats.uid !== euid) throw unsafe(path, notOurs(stats, euid), MAKE_AGAIN);
   if ((stats.mode & (groupMayConnect ? 0o007 : 0o077)) !== 0) {
     const mode = groupMayConnect ? "0660" : "0600";
@@ -116,10 +121,10 @@ const ELSEWHERE = "name a socket in a directory of your own, with --socket or LE
  * (`0 1000 1`); a line for a range is a whole machine, or a container that is one (`0 100000 65536`), and there
  * ids mean what they say.
  */
-function accountOf({ env, euid, uidMap = "" }: World): Account {
-  const told = env["_CONTAINERS_ROOTLESS_UID"] ?? "";
+function accountOf(world: World): Account {
+  const told = world.env["_CONTAINERS_ROOTLESS_UID"] ?? "";
   if (/^[1-9]\d{0,9}$/.test(told) && Number(told) < NO_UID) return { kind: "user", uid: Number(told) };
-  const uid = outerIdOf(euid, uidMap);
+  const uid = outerIdOf(world.euid, world.uidMap ?? "");
   return uid === 0 ? { kind: "system" } : { kind: "user", uid };
 }
 
@@ -136,20 +141,22 @@ function outerIdOf(euid: number, uidMap: string): number {
 
 /** XDG Base Directory: a path that isn't absolute is to be ignored. */
 function absolute(path: string | undefined): string | undefined {
-  return path !== undefined && isAbsolute(path) ? path : undefined;
+  if (path === undefined || !path.startsWith("/")) return undefined;
+  return path.length > 1 && path.endsWith("/") ? path.replace(/\/+$/, "") : path;
 }
 
-function textOf(path: string): string | undefined {
-  try {
-    return readFileSync(path, "utf8");
-  } catch {
-    return undefined;
-  }
+/** inode(7): the bits of a mode that say what kind of file it is. */
+const S_IFMT = 0o170000;
+const S_IFDIR = 0o040000;
+const S_IFSOCK = 0o140000;
+
+function isA(type: number, { mode }: FileStatus): boolean {
+  return (mode & S_IFMT) === type;
 }
 
-function statsOf(path: string, socketPath: string): Stats {
+function statusOf(files: Files, path: string, socketPath: string): FileStatus {
   try {
-    return lstatSync(path);
+    return files.lstat(path);
   } catch (error) {
     const code = systemCode(error);
     if (code === "ENOENT" || code === "ENOTDIR") throw unreachable(socketPath, "no socket there", error);
@@ -169,10 +176,10 @@ function unsafe(path: string, what: string, remedy: string): LegerError {
   return new LegerError("UNSAFE", `refusing to use ${path}: ${what}`, { hints: [remedy] });
 }
 
-function notOurs(stats: Stats, euid: number): string {
+function notOurs(stats: FileStatus, euid: number): string {
   return `it belongs to user ${stats.uid}, not to us (${euid})`;
 }
 
-function octal(stats: Stats): string {
+function octal(stats: FileStatus): string {
   return (stats.mode & 0o7777).toString(8).padStart(4, "0");
 }

@@ -1,13 +1,15 @@
 /** wire-node — the wire over `node:net`. */
 
 import { connect } from "node:net";
-import { LegerError, systemCode } from "./error.ts";
+import { systemCode } from "./error.ts";
 import {
   badAnswer,
+  brokenOff,
   decodeAnswer,
   DEFAULT_TIMEOUT_MS,
   encodeRequest,
   MAX_ANSWER_BYTES,
+  unconnected,
   unreachable,
   type Wire,
   type WireAnswer,
@@ -45,7 +47,13 @@ async function ask(socketPath: string, request: WireRequest): Promise<WireAnswer
     else chunks.push(chunk);
   });
   socket.on("end", () => resolve(Buffer.concat(chunks, received)));
-  socket.on("error", (error) => reject(connected ? brokenOff(error) : unconnected(socketPath, error)));
+  socket.on("error", (error) =>
+    reject(
+      connected
+        ? brokenOff(systemCode(error) ?? error.name)
+        : unconnected(socketPath, systemCode(error) ?? error.name, error),
+    ),
+  );
   socket.on("close", () => reject(badAnswer("it closed the connection half-way")));
 
   try {
@@ -54,23 +62,4 @@ async function ask(socketPath: string, request: WireRequest): Promise<WireAnswer
     clearTimeout(deadline);
     socket.destroy();
   }
-}
-
-function unconnected(socketPath: string, error: Error): LegerError {
-  const code = systemCode(error);
-  if (code === "ENOENT") return unreachable(socketPath, "no socket there", error);
-  if (code === "ECONNREFUSED") return unreachable(socketPath, "nobody listens", error);
-  if (code === "EACCES" || code === "EPERM") {
-    return new LegerError("DENIED", `legerd at ${socketPath}: not allowed to connect`, {
-      hints: [
-        "run this as the user whose legerd it is, or name another socket with --socket or LEGER_SOCKET",
-      ],
-      cause: error,
-    });
-  }
-  return unreachable(socketPath, `cannot connect (${code ?? error.name})`, error);
-}
-
-function brokenOff(error: Error): LegerError {
-  return badAnswer(`it broke the connection off (${systemCode(error) ?? error.name})`);
 }

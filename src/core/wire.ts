@@ -94,6 +94,26 @@ export function unreachable(socketPath: string, what: string, cause?: unknown): 
   });
 }
 
+/** No connection came about: `code` is the POSIX code of why. */
+export function unconnected(socketPath: string, code: string, cause?: unknown): LegerError {
+  if (code === "ENOENT") return unreachable(socketPath, "no socket there", cause);
+  if (code === "ECONNREFUSED") return unreachable(socketPath, "nobody listens", cause);
+  if (code === "EACCES" || code === "EPERM") {
+    return new LegerError("DENIED", `legerd at ${socketPath}: not allowed to connect`, {
+      hints: [
+        "run this as the user whose legerd it is, or name another socket with --socket or LEGER_SOCKET",
+      ],
+      cause,
+    });
+  }
+  return unreachable(socketPath, `cannot connect (${code})`, cause);
+}
+
+/** A connection ended by an error, with this POSIX code. */
+export function brokenOff(code: string): LegerError {
+  return badAnswer(`it broke the connection off (${code})`);
+}
+
 /** Advice for when nobody answers at a socket. */
 export function howToStart(socketPath: string): readonly string[] {
   const user = socketPath.startsWith("/run/leger/") ? "" : " --user";

@@ -1,10 +1,9 @@
 /** fetch — a service's variables as one private env file. */
 
-import { join } from "node:path";
 import type { EnvDialect } from "../core/env-file.ts";
 import { LegerError, systemCode } from "../core/error.ts";
 import { callLegerd, originHeaders } from "../core/legerd-call.ts";
-import { openPrivateDirectory, type PrivateDirectory } from "../core/private-file.ts";
+import type { PrivateDirectory } from "../core/private-file.ts";
 import { isServiceName, SERVICE_NAME_RULE } from "../core/service.ts";
 import type { Wire } from "../core/wire.ts";
 
@@ -39,7 +38,7 @@ export async function fetchEnvFile(
 ): Promise<string> {
   const { service } = place;
   const fileName = fileNameOf(service);
-  using directory = openForWriting(place, !allowDisk);
+  using directory = await openForWriting(place, !allowDisk);
   const { body } = await callLegerd(needs.wire, {
     doing: `fetch ${service}`,
     method: "GET",
@@ -50,14 +49,15 @@ export async function fetchEnvFile(
     remainingMs: needs.remainingMs(),
   });
   directory.write(fileName, body);
-  return join(directory.path, fileName);
+  return `${directory.path}/${fileName}`;
 }
 
 /** Removes SERVICE.env, for ExecStopPost=. No file, or no directory, is fine. Needs no daemon. */
-export function removeEnvFile({ service, directory, runtimeDir, euid }: EnvFilePlace): void {
+export async function removeEnvFile({ service, directory, runtimeDir, euid }: EnvFilePlace): Promise<void> {
   const fileName = fileNameOf(service);
   try {
-    using opened = openPrivateDirectory(directory ?? join(runtimeDir, ...OWN_DIRECTORY), { euid });
+    const { openPrivateDirectory } = await privateFile();
+    using opened = openPrivateDirectory(directory ?? `${runtimeDir}/${OWN_DIRECTORY.join("/")}`, { euid });
     opened.remove(fileName);
   } catch (error) {
     if (!(error instanceof LegerError) || systemCode(error.cause) !== "ENOENT") throw error;
@@ -66,6 +66,11 @@ export function removeEnvFile({ service, directory, runtimeDir, euid }: EnvFileP
 
 const OWN_DIRECTORY = ["leger", "env"] as const;
 
+/** Loaded when it is needed: it brings node:fs along, which a lookup in the same program is better off without. */
+function privateFile(): Promise<typeof import("../core/private-file.ts")> {
+  return import("../core/private-file.ts");
+}
+
 function fileNameOf(service: string): string {
   if (isServiceName(service)) return `${service}.env`;
   throw new LegerError("USAGE", `${JSON.stringify(service.slice(0, 128))} is not a name for a service`, {
@@ -73,10 +78,11 @@ function fileNameOf(service: string): string {
   });
 }
 
-function openForWriting(
+async function openForWriting(
   { directory, runtimeDir, euid }: EnvFilePlace,
   requireTmpfs: boolean,
-): PrivateDirectory {
+): Promise<PrivateDirectory> {
+  const { openPrivateDirectory } = await privateFile();
   if (directory !== undefined) return openPrivateDirectory(directory, { euid, requireTmpfs });
   using runtime = openPrivateDirectory(runtimeDir, { euid, requireTmpfs });
   using own = runtime.enter(OWN_DIRECTORY[0]);

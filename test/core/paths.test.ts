@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
+import { nodeFiles } from "../../src/core/files-node.ts";
 import { assertSafeSocket, homeDirectory, runtimePlaces, worldOf, type World } from "../../src/core/paths.ts";
 import { unreachable } from "../../src/core/wire.ts";
 
@@ -48,7 +49,9 @@ describe("whose legerd it is", () => {
   });
 
   test("the world this test runs in is one of the two", () => {
-    expect(runtimePlaces(worldOf({})).socket).toMatch(/^\/run\/(user\/\d+\/)?leger\/legerd\.sock$/);
+    expect(runtimePlaces(worldOf({}, nodeFiles)).socket).toMatch(
+      /^\/run\/(user\/\d+\/)?leger\/legerd\.sock$/,
+    );
   });
 });
 
@@ -110,7 +113,7 @@ describe("where things are kept", () => {
 describe("a socket", () => {
   test("of ours, 0600 in a directory of ours, is taken", async () => {
     await using place = await listening();
-    expect(() => assertSafeSocket(place.socket, { euid: EUID })).not.toThrow();
+    expect(() => assertSafeSocket(place.socket, { euid: EUID, files: nodeFiles })).not.toThrow();
   });
 
   test.for([
@@ -136,7 +139,7 @@ describe("a socket", () => {
   ] as const)("is refused: %s", async ([, which, mode, message]) => {
     await using place = await listening();
     chmodSync(place[which], mode);
-    expect(() => assertSafeSocket(place.socket, { euid: EUID })).toThrow(
+    expect(() => assertSafeSocket(place.socket, { euid: EUID, files: nodeFiles })).toThrow(
       expect.objectContaining({
         code: "UNSAFE",
         message: expect.stringMatching(message),
@@ -148,16 +151,18 @@ describe("a socket", () => {
   test("shared on purpose may be open to its group, not to all", async () => {
     await using place = await listening();
     chmodSync(place.socket, 0o660);
-    expect(() => assertSafeSocket(place.socket, { euid: EUID, groupMayConnect: true })).not.toThrow();
+    expect(() =>
+      assertSafeSocket(place.socket, { euid: EUID, files: nodeFiles, groupMayConnect: true }),
+    ).not.toThrow();
     chmodSync(place.socket, 0o662);
-    expect(() => assertSafeSocket(place.socket, { euid: EUID, groupMayConnect: true })).toThrow(
-      /others may connect/,
-    );
+    expect(() =>
+      assertSafeSocket(place.socket, { euid: EUID, files: nodeFiles, groupMayConnect: true }),
+    ).toThrow(/others may connect/);
   });
 
   test("that belongs to somebody else is refused", async () => {
     await using place = await listening();
-    expect(() => assertSafeSocket(place.socket, { euid: EUID + 1 })).toThrow(
+    expect(() => assertSafeSocket(place.socket, { euid: EUID + 1, files: nodeFiles })).toThrow(
       expect.objectContaining({
         code: "UNSAFE",
         message: expect.stringContaining(`belongs to user ${EUID}`),
@@ -171,14 +176,16 @@ describe("a socket", () => {
     await using place = await listening();
     const link = join(place.directory, "link.sock");
     symlinkSync(place.socket, link);
-    expect(() => assertSafeSocket(link, { euid: EUID })).toThrow(/link\.sock: it is not a socket/);
+    expect(() => assertSafeSocket(link, { euid: EUID, files: nodeFiles })).toThrow(
+      /link\.sock: it is not a socket/,
+    );
   });
 
   test("in a directory that is a symlink is refused", async () => {
     await using place = await listening();
     const link = `${place.directory}-link`;
     symlinkSync(place.directory, link);
-    expect(() => assertSafeSocket(join(link, "legerd.sock"), { euid: EUID })).toThrow(
+    expect(() => assertSafeSocket(join(link, "legerd.sock"), { euid: EUID, files: nodeFiles })).toThrow(
       /-link: it is not a directory/,
     );
   });
@@ -187,14 +194,14 @@ describe("a socket", () => {
     using place = mkdtempDisposableSync(join(tmpdir(), "leger-"));
     const path = join(place.path, "legerd.sock");
     writeFileSync(path, "", { mode: 0o600 });
-    expect(() => assertSafeSocket(path, { euid: EUID })).toThrow(/it is not a socket/);
+    expect(() => assertSafeSocket(path, { euid: EUID, files: nodeFiles })).toThrow(/it is not a socket/);
   });
 
   test.for(["legerd.sock", "missing/legerd.sock"])(
     "that is not there (%s) is unreachable, with how to start it",
     (name) => {
       using place = mkdtempDisposableSync(join(tmpdir(), "leger-"));
-      expect(() => assertSafeSocket(join(place.path, name), { euid: EUID })).toThrow(
+      expect(() => assertSafeSocket(join(place.path, name), { euid: EUID, files: nodeFiles })).toThrow(
         expect.objectContaining({
           code: "UNREACHABLE",
           hints: expect.arrayContaining([
@@ -214,7 +221,7 @@ describe("a socket", () => {
   });
 
   test("with a path longer than the kernel takes is a matter of configuration", () => {
-    expect(() => assertSafeSocket(`/tmp/${"x".repeat(110)}`, { euid: EUID })).toThrow(
+    expect(() => assertSafeSocket(`/tmp/${"x".repeat(110)}`, { euid: EUID, files: nodeFiles })).toThrow(
       expect.objectContaining({ code: "CONFIG" }),
     );
   });

@@ -300,9 +300,9 @@ test.for([
   ["driver rotate", "no such verb"],
   ["driver lookup now", "too many arguments"],
   ["driver lookup --sokcet x", "unknown option '--sokcet'"],
-  ["driver lookup --socket", "argument missing"],
+  ["driver lookup --socket", "--socket needs a value after it"],
   ["driver lookup --socket=", "--socket: it is empty"],
-  ["driver list --help=yes", "does not take an argument"],
+  ["driver list --help=yes", "--help takes no value"],
 ] as const)("leger %s is refused with advice", async ([line, why]) => {
   const result = await inProcess(line.split(" "), { daemon, env: { SECRET_ID: podmanId() } });
   expect(result).toMatchObject({ status: 64, stdout: "" });

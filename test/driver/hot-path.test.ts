@@ -40,7 +40,7 @@ test.for([
   const modules = await modulesOf(args);
   expect(modules).toContain("src/driver/driver.ts");
   const foreign = modules.filter(
-    (name) => !/^(?:node:|src\/(?:bin|core|driver|fetch)\/|src\/cli\/hot\.ts$)/.test(name),
+    (name) => !/^(?:node:|src\/(?:bin|core|driver|fetch)\/|src\/cli\/(?:run-)?hot\.ts$)/.test(name),
   );
   expect(foreign).toEqual([]);
 });

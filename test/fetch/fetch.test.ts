@@ -390,11 +390,11 @@ describe.skipIf(memory === undefined)("an env file", () => {
     ["fetch", "no service"],
     ["fetch a b", "too many arguments"],
     ["fetch a --quick", "unknown option '--quick'"],
-    ["fetch a --dir", "argument missing"],
+    ["fetch a --dir", "--dir needs a value after it"],
     ["fetch a --dir=", "--dir is empty"],
     ["fetch a --dialect docker", 'unknown dialect "docker"'],
     ["fetch a --remove --print-path", "exclude each other"],
-    ["fetch-for-service a --remove=yes", "does not take an argument"],
+    ["fetch-for-service a --remove=yes", "--remove takes no value"],
   ] as const)("leger secrets %s is refused with advice", async ([line, why]) => {
     const result = await inProcess(["secrets", ...line.split(" ")], { daemon });
     expect(result).toMatchObject({ status: 64, stdout: "" });

@@ -14,6 +14,7 @@ import {
 } from "../../scripts/support/podman-driver.ts";
 import { hotCommand, type HotWorld } from "../../src/cli/hot.ts";
 import { exitStatusOf, speak } from "../../src/core/error.ts";
+import { nodeFiles } from "../../src/core/files-node.ts";
 import { nodeWire } from "../../src/core/wire-node.ts";
 import { run } from "../../src/core/exec.ts";
 import { makePlaces, type Places } from "./legerd.ts";
@@ -83,7 +84,7 @@ export async function inProcess(
       yield stdin;
     },
     print: async (bytes) => void (stdout += Buffer.from(bytes).toString("latin1")),
-    cgroup: () => cgroup,
+    files: { ...nodeFiles, readText: (path) => (path === "/proc/self/cgroup" ? cgroup : undefined) },
     remainingMs: () => remainingMs,
   };
   const command = hotCommand(argv);
