@@ -1,22 +1,12 @@
-/** build-js — bundles each entry point into one JavaScript file in dist/js. */
-import { fileURLToPath } from "node:url";
-import { build } from "esbuild";
+/** build-js — bundles each program into one JavaScript file in dist/js: what an npm package holds, and for benchmarks. */
+import * as fs from "node:fs";
+import path from "node:path";
+import { bundle, ROOT } from "./build/bundle.ts";
 
-const root = fileURLToPath(new URL("..", import.meta.url));
-
-await build({
-  absWorkingDir: root,
-  entryPoints: ["src/bin/*.ts"],
-  outdir: "dist/js",
-  outExtension: { ".js": ".mjs" },
-  bundle: true,
-  platform: "node",
-  target: "node24",
-  format: "esm",
-  // yargs and its like still call require() for node's own modules.
-  banner: {
-    js: 'import { createRequire as makeRequire } from "node:module"; const require = makeRequire(import.meta.url);',
-  },
-  logLevel: "warning",
-});
+const out = path.join(ROOT, "dist", "js");
+fs.mkdirSync(out, { recursive: true });
+for (const program of ["leger", "legerd"]) {
+  const { code } = await bundle(`src/bin/${program}.ts`, "esm");
+  fs.writeFileSync(path.join(out, `${program}.mjs`), code, { mode: 0o755 });
+}
 process.stderr.write("build-js: made dist/js\n");

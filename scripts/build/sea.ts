@@ -1,0 +1,81 @@
+/** sea — a bundle as a single executable on Node, by pkg. */
+import * as fs from "node:fs";
+import { createRequire } from "node:module";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { run } from "../../src/core/exec.ts";
+import type { Arch } from "./bases.ts";
+
+type Needs = {
+  /** A directory to leave files in. */
+  work: string;
+  /** One file of CommonJS, which asks for nothing but Node's own modules. */
+  code: string;
+  nodeVersion: string;
+  /** Node's program for each architecture that is wanted. */
+  bases: readonly (readonly [Arch, string])[];
+};
+
+/** What is used of pkg's SEA mode. Its command line hands none of Node's own options on. */
+type Sea = (
+  entry: string,
+  options: {
+    targets: { nodeRange: string; platform: "linux"; arch: Arch; output: string }[];
+    seaConfig: Record<string, unknown>;
+  },
+) => Promise<void>;
+
+const here = (file: string): string => fileURLToPath(new URL(file, import.meta.url));
+
+/** Resolves with the executable for each architecture. */
+export async function compileSea({ work, code, nodeVersion, bases }: Needs): Promise<[Arch, string][]> {
+  const program = path.join(work, "program.js");
+  fs.writeFileSync(program, `(function (require, __filename, argv0) {${code}\n})`);
+  const codeCache = path.join(work, "code-cache");
+  await run(process.execPath, [here("code-cache.cjs"), program, codeCache], {
+    env: { PATH: process.env["PATH"], HOME: work },
+    timeoutMs: 60_000,
+    check: true,
+  });
+
+  const { default: sea }: { default: Sea } = createRequire(import.meta.url)("@yao-pkg/pkg/lib-es5/sea.js");
+  const made: [Arch, string][] = [];
+  const home = process.env["HOME"];
+  try {
+    // pkg looks for Node's programs in its cache below HOME, and would otherwise download them.
+    process.env["HOME"] = work;
+    for (const [arch, base] of bases) {
+      offer(path.join(work, ".pkg-cache", "sea"), `node-v${nodeVersion}-linux-${arch}`, base);
+      const output = path.join(work, `leger-cli-${arch}`);
+      await sea(here("sea-main.cjs"), {
+        targets: [{ nodeRange: `node${nodeVersion}`, platform: "linux", arch, output }],
+        seaConfig: {
+          disableExperimentalSEAWarning: true,
+          // Neither NODE_OPTIONS nor an argument makes it load, trace or debug anything.
+          execArgvExtension: "none",
+          // V8 takes compiled code of its own architecture only; elsewhere the program starts without.
+          assets: { program, ...(arch === process.arch ? { "code-cache": codeCache } : {}) },
+        },
+      });
+      made.push([arch, output]);
+    }
+  } finally {
+    if (home === undefined) delete process.env["HOME"];
+    else process.env["HOME"] = home;
+  }
+  return made;
+}
+
+/** Puts a program where pkg finds it as downloaded, checked and unpacked. */
+function offer(cache: string, name: string, program: string): void {
+  const bin = path.join(cache, name, "bin");
+  fs.mkdirSync(bin, { recursive: true });
+  fs.symlinkSync(program, path.join(bin, "node"));
+  for (const file of [
+    path.join(bin, "node.ok"),
+    path.join(cache, `${name}.tar.gz`),
+    path.join(cache, `${name}.tar.gz.ok`),
+  ]) {
+    fs.writeFileSync(file, "");
+  }
+}
