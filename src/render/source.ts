@@ -114,7 +114,7 @@ export class SourceReader {
   read(file: string, search: readonly string[]): Source {
     const name = basename(file);
     const base = parseUnitFile(file, readUnit(file));
-    assertReadable(base);
+    assertReadable(base, "podman then reads no quadlet of that directory at all");
     if (!base.items.some(({ kind, section }) => kind === "section" && section === "Container")) {
       throw new LegerError("BAD_DATA", `${file}: there is no [Container] in it`, {
         hints: ["leger renders quadlets of containers"],
@@ -168,7 +168,7 @@ export class SourceReader {
     const known = this.#dropins.get(path);
     if (known !== undefined) return known;
     const unit = parseUnitFile(path, readUnit(path));
-    assertReadable(unit);
+    assertReadable(unit, "podman leaves the whole drop-in out for it");
     this.#dropins.set(path, unit);
     return unit;
   }
@@ -204,11 +204,11 @@ export function templateOf(quadlet: string): string | undefined {
 }
 
 /** BAD_DATA for the first line that Podman would stop at. */
-function assertReadable({ path, items }: UnitFile): void {
+function assertReadable({ path, items }: UnitFile, hint: string): void {
   const fault = items.find(({ kind }) => kind === "fault");
   if (fault === undefined) return;
   throw new LegerError("BAD_DATA", `${path}:${fault.line}: ${fault.value}`, {
-    hints: ["podman refuses the whole file for it; see: leger render lint"],
+    hints: [hint],
   });
 }
 
