@@ -10,7 +10,7 @@ import { homeDirectory, runtimePlaces, worldOf, type World } from "../core/paths
 import { VERSION, versionLine } from "../core/version.ts";
 import { readConfig, type DaemonConfig, type DoorConfig } from "../daemon/config.ts";
 import { startLegerd } from "../daemon/legerd.ts";
-import { inheritedSockets, LISTEN_VARIABLES } from "../daemon/systemd.ts";
+import { inheritedSockets, LISTEN_VARIABLES, tellReady } from "../daemon/systemd.ts";
 import { checkStore } from "../store/check.ts";
 
 /** Shorter than systemd's patience, and than the 5 s within which a stop has to be over. */
@@ -90,7 +90,12 @@ async function serve(options: Options): Promise<void> {
     log,
   });
   log(`legerd: ready: ${doors.map(({ unix }) => unix).join(", ")}`);
-  const signal = await Promise.race([stopped, daemon.failed]);
+  const stopping = new AbortController();
+  const count = doors.length === 1 ? "one door" : `${doors.length} doors`;
+  const told = tellReady(process.env, `answers at ${count}`, stopping.signal);
+  // Being stopped, or failing, may come before systemd has been told.
+  const signal = await Promise.race([stopped, daemon.failed, told.then(() => stopped)]);
+  stopping.abort();
   log(`legerd: ${signal}: finishing what is under way`);
   await daemon.stop(STOP_GRACE_MS);
 }

@@ -6,6 +6,8 @@ import { LegerError, systemCode } from "./error.ts";
 export type RunOptions = {
   /** The whole environment of the program; what systemd hands a service to talk back with is taken out. */
   env: Readonly<Record<string, string | undefined>>;
+  /** For the one program that is to speak for our unit: its NOTIFY_SOCKET. */
+  notifySocket?: string;
   cwd?: string;
   /** Absent: /dev/null. Present: Node gives a socket, which Podman before 5.8 does not read as `-`. */
   stdin?: Uint8Array;
@@ -33,10 +35,22 @@ export type RunResult = {
  * arguments never.
  */
 export async function run(file: string, args: readonly string[], options: RunOptions): Promise<RunResult> {
-  const { env, cwd, stdin, timeoutMs, signal: abort, maxBytes = 8 * 1024 * 1024, check = false } = options;
+  const {
+    env,
+    notifySocket,
+    cwd,
+    stdin,
+    timeoutMs,
+    signal: abort,
+    maxBytes = 8 * 1024 * 1024,
+    check = false,
+  } = options;
   if (abort?.aborted === true) throw failure(file, "was interrupted");
   const child = spawn(file, args, {
-    env: withoutSystemd(env),
+    env: {
+      ...withoutSystemd(env),
+      ...(notifySocket === undefined ? {} : { NOTIFY_SOCKET: notifySocket }),
+    },
     ...(cwd === undefined ? {} : { cwd }),
     stdio: [stdin === undefined ? "ignore" : "pipe", "pipe", "pipe"],
     // A process group of its own, so that what it started can be killed with it.

@@ -104,7 +104,8 @@ function assertInheritedDoor({ unix, mode }: DoorConfig, { name, path: bound }: 
     new LegerError(code, `listen at ${unix}, inherited as ${name}: ${what}`, { hints: [hint] });
   const stat = fs.lstatSync(unix, { throwIfNoEntry: false });
   if (stat?.isSocket() !== true) {
-    throw refuse("CONFIG", "no socket is there", "restart the .socket unit that opens this door");
+    const hint = "restart the .socket unit that opens this door; BindPaths= shows legerd what its unit hides";
+    throw refuse("CONFIG", "no socket is there", hint);
   }
   if (bound !== undefined && !isSameFile(bound, stat)) {
     const hint = "let ListenStream= of the .socket unit be the door's path";

@@ -1,6 +1,9 @@
-/** systemd — the sockets that systemd hands over to legerd. */
+/** systemd — what systemd hands over to legerd, and what legerd tells it. */
 import * as fs from "node:fs";
 import { LegerError, systemCode } from "../core/error.ts";
+import { run } from "../core/exec.ts";
+
+type Env = Readonly<Record<string, string | undefined>>;
 
 /** A listening unix stream socket that this process began with. */
 export type InheritedSocket = {
@@ -18,10 +21,7 @@ export const LISTEN_VARIABLES = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "
  * The sockets that systemd opened for process `pid`, by sd_listen_fds(3); none where it opened none. Throws CONFIG
  * where one of them is nothing that legerd could answer at.
  */
-export function inheritedSockets(
-  env: Readonly<Record<string, string | undefined>>,
-  pid: number,
-): InheritedSocket[] {
+export function inheritedSockets(env: Env, pid: number): InheritedSocket[] {
   // Variables for another process have only been passed on by mistake.
   if (env["LISTEN_PID"] !== String(pid)) return [];
   const count = env["LISTEN_FDS"] ?? "";
@@ -35,6 +35,42 @@ export function inheritedSockets(
     return { fd: FIRST_FD + n, name, path: pathOf(FIRST_FD + n, name, rows) };
   });
 }
+
+/**
+ * Tells a systemd that waits for it (Type=notify) that every door is open, with a line for `systemctl status`. Does
+ * nothing where nobody waits, and gives up when `signal` says so. FAILED where systemd could not be told, which would
+ * in the end kill what it takes for stuck.
+ *
+ * Node cannot send to systemd's datagram socket itself, so systemd's own program does.
+ */
+export async function tellReady(env: Env, status: string, signal: AbortSignal): Promise<void> {
+  const notifySocket = env["NOTIFY_SOCKET"];
+  if (notifySocket === undefined || notifySocket === "") return;
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      await run("systemd-notify", ["--ready", `--status=${status}`], {
+        env: { PATH: env["PATH"] },
+        notifySocket,
+        timeoutMs: NOTIFY_TIMEOUT_MS,
+        signal,
+        check: true,
+      });
+      return;
+    } catch (cause) {
+      if (signal.aborted) return;
+      if (attempt < NOTIFY_ATTEMPTS) continue;
+      const fact = cause instanceof LegerError ? `: ${cause.message}` : "";
+      throw new LegerError("FAILED", `tell systemd that legerd is ready${fact}`, {
+        hints: ["without systemd-notify, run legerd from a unit with Type=exec, or without NOTIFY_SOCKET"],
+        cause,
+      });
+    }
+  }
+}
+
+/** systemd-notify waits 5 s for systemd to have read it, which one that reloads hundreds of units may exceed. */
+const NOTIFY_TIMEOUT_MS = 10_000;
+const NOTIFY_ATTEMPTS = 5;
 
 /** SD_LISTEN_FDS_START: they follow one another from here. */
 const FIRST_FD = 3;
