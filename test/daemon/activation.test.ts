@@ -3,6 +3,8 @@ import * as net from "node:net";
 import { once } from "node:events";
 import path from "node:path";
 import { expect, test } from "vitest";
+import { nodeFiles } from "../../src/core/files-node.ts";
+import { assertSafeSocket } from "../../src/core/paths.ts";
 import { inheritedSockets } from "../../src/daemon/systemd.ts";
 import { holdSocket, legerdCommand, runWithDescriptors } from "../support/activation.ts";
 import { descriptorOf } from "../support/descriptors.ts";
@@ -76,6 +78,29 @@ test("doors that systemd did not open are opened by legerd, beside one that it d
   expect(await run).toBe("ended 0");
   expect([fs.existsSync(own), fs.existsSync(places.socket)]).toEqual([false, true]);
 });
+
+test.for(["user", "system"])(
+  "the %s's legerd.socket opens the door that is there without a configuration",
+  async (whose) => {
+    using places = makePlaces();
+    const unit = fs.readFileSync(
+      new URL(`../../packaging/systemd/${whose}/legerd.socket`, import.meta.url),
+      "utf8",
+    );
+    const value = (key: string): string => new RegExp(`^${key}=(.+)$`, "m").exec(unit)?.[1] ?? "";
+    expect(value("ListenStream")).toMatch(/^(%t|\/run)\/leger\/legerd\.sock$/);
+    makeDirectory(places, Number.parseInt(value("DirectoryMode"), 8));
+    const mode = Number.parseInt(value("SocketMode"), 8);
+    const command = legerdCommand(places);
+    await using held = await holdSocket(places.socket, { name: value("FileDescriptorName"), mode, command });
+    await appeared(places.socket);
+    const run = held.run();
+    // As leger does before it says anything.
+    assertSafeSocket(places.socket, { euid: process.geteuid?.() ?? 0, files: nodeFiles });
+    await stop(places.socket);
+    expect(await run).toBe("ended 0");
+  },
+);
 
 /** What is wrong with the socket, its place or its name, and what legerd says to it. */
 const REFUSED: readonly [string, Partial<Wrong>, RegExp][] = [
