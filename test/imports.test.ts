@@ -27,6 +27,7 @@ const OWNERS: Record<string, readonly string[]> = {
   zod: ["cli/", "daemon/config.ts"],
   "smol-toml": ["cli/containers-conf.ts"],
   "env-paths": ["bin/leger.ts"],
+  nunjucks: ["render/template.ts"],
   "node:sqlite": ["store/"],
   "node:child_process": ["core/exec.ts"],
   "bun:ffi": ["core/files-bun.ts"],

@@ -58,7 +58,9 @@ type Line = { section: string; key: string; value: string };
 
 type SecretLine = { unit: string; name: string; type: string; target: string };
 
-const files = readdirSync(quadletDir).toSorted();
+const files = readdirSync(quadletDir, { withFileTypes: true })
+  .flatMap((entry) => (entry.isFile() ? entry.name : []))
+  .toSorted();
 const unitFiles = files.filter((file) => /\.(?:container|network|volume)$/.test(file));
 const containerFiles = unitFiles.filter((file) => file.endsWith(".container"));
 const units = new Map(unitFiles.map((file) => [file, parseUnit(read(file))]));

@@ -2,8 +2,10 @@
 import { readFileSync } from "node:fs";
 import { z } from "zod";
 import { LegerError, systemCode } from "../core/error.ts";
+import { PLACEHOLDER, SNAKE_CASE, type Finding } from "../render/lint.ts";
 import { MODE_NAMES, modeNamed, type Mode } from "../render/modes.ts";
 import type { Chosen, Reading } from "../render/plan.ts";
+import type { DeclaredSecret } from "../render/template.ts";
 
 const ModeName = z.enum(MODE_NAMES);
 
@@ -71,7 +73,45 @@ export function readLegerJson(file: string, { mustExist }: { mustExist: boolean 
   throw new LegerError("CONFIG", `${file}: ${faults.join("; ")}`, { hints: [EXAMPLE] });
 }
 
+/** What templates are given: leger.json or another configuration, which then must be there. */
+export function readTemplateConfig(file: string): LegerJson {
+  return readLegerJson(file, { mustExist: true }) ?? {};
+}
+
+/** The secrets that a configuration declares, in its order. */
+export function declaredSecrets({ secrets = {} }: LegerJson): DeclaredSecret[] {
+  return Object.entries(secrets).map(([name, { target, "x-required-by": services = [] }]) => ({
+    name,
+    variable: target?.type === "env" ? target.name : name.toUpperCase(),
+    services,
+  }));
+}
+
 const EXAMPLE = 'it reads {"render": {"mode": "mount", "services": {"litellm": {"mode": "env-file"}}}}';
+
+/** Names and placeholders of declared secrets, in the lines where they stand. */
+export function lintDeclarations(file: string, { secrets = {} }: LegerJson): Finding[] {
+  const lines = readFileSync(file, "utf8").split("\n");
+  const lineOf = (name: string): number =>
+    lines.findIndex((line) => line.includes(`${JSON.stringify(name)}:`)) + 1;
+  return Object.entries(secrets).flatMap(([name, { default: placeholder, target }]) => {
+    const found = (what: string, hint: string): Finding[] => [
+      { path: file, line: lineOf(name), level: "warning", rule: "naming", what, hint },
+    ];
+    return [
+      ...(SNAKE_CASE.test(name) ? [] : found(`${name}: secrets are named like openai_api_key`, "rename it")),
+      ...(placeholder === undefined || PLACEHOLDER.test(placeholder)
+        ? []
+        : found(
+            `${name}: its default is not a placeholder`,
+            `write "{${name.toUpperCase()}}"; if it was a real key, replace it at its provider`,
+          )),
+      ...(target?.type !== "env" || /^[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*$/.test(target.name)
+        ? []
+        : found(`${name}: variables are named like OPENAI_API_KEY`, `"name": "${name.toUpperCase()}"`)),
+    ];
+  });
+}
 
 /** Where a mode can come from, beside leger.json and the quadlet. */
 export type Wishes = {

@@ -6,6 +6,8 @@ import { LegerError } from "../core/error.ts";
 import { homeDirectory, runtimePlaces } from "../core/paths.ts";
 import { unifiedDiff } from "../render/diff.ts";
 import { isWholeUnit, recognise, wholeUnit } from "../render/dropin.ts";
+import { withoutKeys } from "../render/key-looks.ts";
+import { lint, type Finding } from "../render/lint.ts";
 import { factsOf, MODE_NAMES, MODES, type Mode } from "../render/modes.ts";
 import {
   imageNeeded,
@@ -30,7 +32,7 @@ import {
   withSubdirectories,
   type SearchPlaces,
 } from "../render/source.ts";
-import { shown } from "../render/unit-file.ts";
+import { parseUnitFile, shown } from "../render/unit-file.ts";
 import { quoteWord } from "../render/words.ts";
 import { connect, type Daemon } from "./daemon.ts";
 import { CLEARED } from "./driver-commands.ts";
@@ -38,7 +40,14 @@ import { PodmanFacts } from "./images.ts";
 import { fullName } from "./names.ts";
 import type { Cli, Parsing } from "./parsing.ts";
 import { parseMap } from "./podman.ts";
-import { chooseModes, readLegerJson, type LegerJson } from "./render-config.ts";
+import {
+  chooseModes,
+  declaredSecrets,
+  lintDeclarations,
+  readLegerJson,
+  readTemplateConfig,
+  type LegerJson,
+} from "./render-config.ts";
 import type { SettingsFlags } from "./settings.ts";
 import { count } from "./terminal.ts";
 import type { CliWorld } from "./world.ts";
@@ -110,6 +119,12 @@ export function addRender(leger: Argv<SettingsFlags>, parsing: Parsing): Argv<Se
             global: false,
             describe: "write whole quadlets here: podman 4.4 to 4.9 has no drop-ins",
           })
+          .option("template", {
+            type: "string",
+            requiresArg: true,
+            global: false,
+            describe: "make a quadlet of FILE.container.njk and the keys of --config",
+          })
           .option("podman", PODMAN_OPTION)
           .option("podman-version", VERSION_OPTION)
           .option("json", JSON_OPTION)
@@ -136,6 +151,39 @@ export function addRender(leger: Argv<SettingsFlags>, parsing: Parsing): Argv<Se
                 .option("podman-version", VERSION_OPTION)
                 .option("json", JSON_OPTION),
             (args) => parsing.choose((cli) => explain(cli, args)),
+          )
+          .command(
+            "lint [quadlets..]",
+            "look for what is wrong in quadlets",
+            (below) =>
+              parsing
+                .describe(below, {
+                  words: "render lint",
+                  examples: [
+                    ["leger render lint", "all of yours"],
+                    ["leger render lint ./quadlets --podman-version 5.4 --json", "for programs"],
+                  ],
+                  notes: [
+                    "Keys that were pasted into a quadlet are found by their look; none is ever printed.",
+                    "Where leger.json declares secrets, every Secret= has to name one of them.",
+                    "Exit status 2 when something was found.",
+                  ],
+                })
+                .positional("quadlets", {
+                  type: "string",
+                  array: true,
+                  default: [],
+                  describe: "names, files or directories; none: all of yours",
+                })
+                .option("config", CONFIG_OPTION)
+                .option("podman-version", {
+                  type: "string",
+                  requiresArg: true,
+                  global: false,
+                  describe: "of the podman that is to read it; none: any",
+                })
+                .option("json", JSON_OPTION),
+            (args) => parsing.choose((cli) => lintAll(cli, args)),
           ),
       (args) => parsing.choose((cli) => render(cli, args)),
     )
@@ -203,6 +251,7 @@ type RenderArgs = ChoiceArgs & {
   register?: boolean | undefined;
   map?: string[] | undefined;
   out?: string | undefined;
+  template?: string | undefined;
 };
 
 /** A quadlet with its modes chosen and planned. */
@@ -213,6 +262,7 @@ type Job = Work & { change: Change };
 
 async function render(cli: Cli, args: RenderArgs): Promise<number> {
   const { world, terminal, settings } = cli;
+  if (args.template !== undefined) return renderOne(cli, args.template, args);
   const map = parseMap(args.map ?? [], settings.namespace);
   const targets = targetsOf(world, args.quadlets);
   const version = await versionOf(world, args);
@@ -245,6 +295,45 @@ async function render(cli: Cli, args: RenderArgs): Promise<number> {
   const verb = isDry ? "to change" : "changed";
   terminal.say(`${count(done.length, "quadlet")}, ${changed.length} ${verb}`);
   return args.check === true && changed.length > 0 ? new LegerError("DIFFERENT", "").exitStatus : 0;
+}
+
+/** To standard output, or into the directory of --out under its own name. */
+async function renderOne({ world, terminal }: Cli, template: string, args: RenderArgs): Promise<number> {
+  const file = resolve(world.cwd, template);
+  const name = basename(file).replace(/\.(?:njk|j2)$/, "");
+  if (args.quadlets.length > 0) {
+    throw new LegerError("USAGE", "--template goes without the names of quadlets");
+  }
+  const config = args.config === undefined ? {} : readTemplateConfig(resolve(world.cwd, args.config));
+  // Only who renders a template waits for nunjucks to be loaded.
+  const { renderTemplate } = await import("../render/template.ts");
+  const text = Buffer.from(renderTemplate(file, { config, secrets: declaredSecrets(config) }));
+  const fault = parseUnitFile(name, text).items.find(({ kind }) => kind === "fault");
+  if (fault !== undefined) {
+    throw new LegerError("BAD_DATA", `${file}: line ${fault.line} of what it makes: ${fault.value}`, {
+      hints: ["see it with: --template … without --out"],
+    });
+  }
+  if (args.out === undefined) {
+    await terminal.write(text);
+    return 0;
+  }
+  const target = join(resolve(world.cwd, args.out), name);
+  const before = existsSync(target) ? readUnit(target) : undefined;
+  const kind = before === undefined ? "created" : before.equals(text) ? "unchanged" : "changed";
+  const change: Change = { file: target, kind, before, after: text, withDirectory: false };
+  if (kind !== "unchanged" && args.diff === true) await terminal.write(diffOf(change));
+  if (args.dryRun !== true && args.check !== true) {
+    if (kind === "changed" && args.force !== true) {
+      if (args.diff !== true) await terminal.write(diffOf(change));
+      throw new LegerError("REFUSED", `${target} is there, and is not what the template makes`, {
+        hints: ["to have it replaced: --force"],
+      });
+    }
+    carryOut(change);
+  }
+  terminal.say(`${target}: ${kind}`);
+  return args.check === true && kind !== "unchanged" ? new LegerError("DIFFERENT", "").exitStatus : 0;
 }
 
 type Target = { file: string; search: readonly string[] };
@@ -297,19 +386,23 @@ async function planAll(cli: Cli, args: ChoiceArgs, planning: Planning): Promise<
 /** The leger.json of each directory, read once. */
 class Configs {
   readonly #given: LegerJson | undefined;
+  readonly #flag: string;
   readonly #known = new Map<string, LegerJson | undefined>();
 
   constructor(world: CliWorld, flag: string | undefined) {
-    this.#given =
-      flag === undefined ? undefined : readLegerJson(resolve(world.cwd, flag), { mustExist: true });
+    this.#flag = resolve(world.cwd, flag ?? "leger.json");
+    this.#given = flag === undefined ? undefined : readLegerJson(this.#flag, { mustExist: true });
   }
 
   for(directory: string): LegerJson | undefined {
-    if (this.#given !== undefined) return this.#given;
-    if (!this.#known.has(directory)) {
-      this.#known.set(directory, readLegerJson(join(directory, "leger.json"), { mustExist: false }));
-    }
-    return this.#known.get(directory);
+    return this.withName(directory).config;
+  }
+
+  withName(directory: string): { config: LegerJson | undefined; name: string } {
+    if (this.#given !== undefined) return { config: this.#given, name: this.#flag };
+    const name = join(directory, "leger.json");
+    if (!this.#known.has(directory)) this.#known.set(directory, readLegerJson(name, { mustExist: false }));
+    return { config: this.#known.get(directory), name };
   }
 }
 
@@ -585,7 +678,8 @@ async function report(
 }
 
 function diffOf({ file, before, after }: Pick<Change, "file" | "before" | "after">): string {
-  return unifiedDiff(file, before?.toString(), after?.toString());
+  // What was edited by hand may hold anything.
+  return withoutKeys(unifiedDiff(file, before?.toString(), after?.toString()));
 }
 
 type JsonReport = { isDry: boolean; failures: readonly LegerError[]; map: NameMap };
@@ -671,6 +765,54 @@ async function explain(cli: Cli, args: ExplainArgs): Promise<number> {
   for (const failure of failures) terminal.fail(failure);
   return failures[0]?.exitStatus ?? 0;
 }
+
+type LintArgs = Pick<ChoiceArgs, "config" | "podmanVersion" | "json"> & { quadlets: string[] };
+
+async function lintAll(cli: Cli, args: LintArgs): Promise<number> {
+  const { world, terminal } = cli;
+  const version = args.podmanVersion === undefined ? undefined : parsePodmanVersion(args.podmanVersion);
+  const reader = new SourceReader(version ?? parsePodmanVersion(NEWEST), { isTolerant: true });
+  const configs = new Configs(world, args.config);
+  const targets = targetsOf(world, args.quadlets);
+  const findings: Finding[] = [];
+  const seen = new Set<string>();
+  const add = (found: readonly Finding[]): void => {
+    for (const finding of found) {
+      // A drop-in that several quadlets share is told once.
+      const key = JSON.stringify([finding.path, finding.line, finding.what]);
+      if (!seen.has(key)) findings.push(finding);
+      seen.add(key);
+    }
+  };
+  for (const { file, search } of targets) {
+    const { config, name } = configs.withName(dirname(file));
+    const declared = config?.secrets === undefined ? undefined : new Set(Object.keys(config.secrets));
+    add(lint(reader.read(file, search), { version, declared }));
+    if (config !== undefined) add(lintDeclarations(name, config));
+  }
+  if (args.json === true) {
+    await terminal.json({
+      findings: findings.map(({ path, line, level, rule, what, hint }) => ({
+        file: path,
+        line,
+        level,
+        rule,
+        what,
+        hint,
+      })),
+    });
+  } else {
+    for (const { path, line, level, what, hint } of findings) {
+      await terminal.line(`${path}:${line}: ${level}: ${what}`);
+      await terminal.line(`    ${hint}`);
+    }
+  }
+  terminal.say(`${count(targets.length, "quadlet")}, ${count(findings.length, "finding")}`);
+  return findings.length > 0 ? new LegerError("DIFFERENT", "").exitStatus : 0;
+}
+
+/** Where nobody names a version, drop-ins are looked for where the newest Podman does. */
+const NEWEST = "99.0";
 
 async function modes({ terminal }: Cli, { json }: { json?: boolean | undefined }): Promise<void> {
   if (json === true) {

@@ -65,7 +65,7 @@ const CONTAINER_KEYS: ReadonlyMap<string, string> = new Map(
 );
 
 /** The release that brought a key of [Container]; undefined for one that no Quadlet has. */
-function keySince(key: string): string | undefined {
+export function keySince(key: string): string | undefined {
   return CONTAINER_KEYS.get(key);
 }
 

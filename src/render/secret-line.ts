@@ -1,4 +1,5 @@
 /** secret-line — `Secret=` as Podman understands it: which secret, as what, to where. */
+import { whoseKey } from "./key-looks.ts";
 import { splitWords } from "./words.ts";
 import { shown, type Entry, type Unit } from "./unit-file.ts";
 
@@ -49,6 +50,10 @@ export function secretLines(unit: Unit): { secrets: SecretLine[]; faults: Fault[
 
 /** One option of `--secret` (podman pkg/specgenutil/specgen.go, parseSecrets). */
 function parseSecret(word: string, at: Place): SecretLine | Fault {
+  if (whoseKey(word) !== undefined) {
+    const what = "Secret= holds what looks like a real key, where a secret's name belongs";
+    return { at, what, hint: "replace it at its provider, and keep the new one by: leger secrets set NAME" };
+  }
   const wrong = (what: string, hint = GRAMMAR): Fault => ({
     at,
     what: `Secret=${shown(word)}: ${what}`,

@@ -100,11 +100,14 @@ export function findQuadlets(directories: readonly string[]): string[] {
 /** Reads many quadlets: directories and drop-ins that several of them share are read once. */
 export class SourceReader {
   readonly #version: PodmanVersion;
+  readonly #isTolerant: boolean;
   readonly #names = new Map<string, ReadonlySet<string>>();
   readonly #dropins = new Map<string, UnitFile>();
 
-  constructor(version: PodmanVersion) {
+  /** `isTolerant`: what Podman would not read is kept as a fault. */
+  constructor(version: PodmanVersion, { isTolerant = false }: { isTolerant?: boolean } = {}) {
     this.#version = version;
+    this.#isTolerant = isTolerant;
   }
 
   /**
@@ -114,8 +117,11 @@ export class SourceReader {
   read(file: string, search: readonly string[]): Source {
     const name = basename(file);
     const base = parseUnitFile(file, readUnit(file));
-    assertReadable(base, "podman then reads no quadlet of that directory at all");
-    if (!base.items.some(({ kind, section }) => kind === "section" && section === "Container")) {
+    if (!this.#isTolerant) assertReadable(base, "podman then reads no quadlet of that directory at all");
+    if (
+      !this.#isTolerant &&
+      !base.items.some(({ kind, section }) => kind === "section" && section === "Container")
+    ) {
       throw new LegerError("BAD_DATA", `${file}: there is no [Container] in it`, {
         hints: ["leger renders quadlets of containers"],
       });
@@ -168,7 +174,7 @@ export class SourceReader {
     const known = this.#dropins.get(path);
     if (known !== undefined) return known;
     const unit = parseUnitFile(path, readUnit(path));
-    assertReadable(unit, "podman leaves the whole drop-in out for it");
+    if (!this.#isTolerant) assertReadable(unit, "podman leaves the whole drop-in out for it");
     this.#dropins.set(path, unit);
     return unit;
   }
