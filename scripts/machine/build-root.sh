@@ -9,13 +9,13 @@ packages=$(printf '%s,' "$@")
 building=$directory.building
 rm -rf "$building"
 # A testing release may lie in a mirror whose index has lapsed.
-mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' \
+mmdebstrap --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' \
   --include="${packages%,}" "$release" "$building"
 inside() { chroot "$building" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 "$@"; }
 
 # The builder's own names: every machine has one of its own.
 rm -f "$building/etc/hostname" "$building/etc/resolv.conf"
-inside systemd-machine-id-setup >/dev/null 2>&1
+tr -d - </proc/sys/kernel/random/uuid >"$building/etc/machine-id"
 
 # alice (1000) has a user manager from boot to shutdown.
 inside useradd --create-home --shell /bin/bash --uid 1000 alice
@@ -52,6 +52,9 @@ cp "$building/bin/busybox" "$image/bin/busybox"
 inside busybox --list | while read -r name; do
   [ "$name" = busybox ] || ln -s busybox "$image/bin/$name"
 done
+# A program for containers: it stays until it is told to end.
+printf '#!/bin/sh\ntrap "exit 0" TERM INT\nsleep 1000000 &\nwait\n' >"$image/bin/stay"
+chmod 755 "$image/bin/stay"
 tar --create --file "$building/usr/share/test-image.tar" --directory "$image" .
 rm -rf "$image"
 

@@ -31,6 +31,7 @@ const PACKAGES = [
 ];
 
 const RECIPE = fileURLToPath(new URL("build-root.sh", import.meta.url));
+const LINES_OF_A_FAILURE = 40;
 const BUILD_TIMEOUT_MS = 20 * 60_000;
 
 /** Where a release's root lies; FAILED where it can't be built. Whoever comes second waits for the first. */
@@ -50,9 +51,9 @@ export async function rootOf(release: Release): Promise<string> {
     { env: process.env, timeoutMs: BUILD_TIMEOUT_MS },
   );
   if (status === 0) return root;
-  process.stderr.write(stderr);
+  process.stderr.write(stderr.split("\n").slice(-LINES_OF_A_FAILURE).join("\n"));
   throw new LegerError("FAILED", `a Debian ${release} could not be built (exit status ${status})`, {
-    hints: ["what mmdebstrap said stands above; a mirror of Debian must be in reach"],
+    hints: ["what was said at the end stands above; a mirror of Debian must be in reach"],
   });
 }
 

@@ -9,9 +9,9 @@ import { LegerError } from "../../src/core/error.ts";
 import { run } from "../../src/core/exec.ts";
 
 /** `sh -c` of a string, or a program and its arguments. */
-type Command = string | readonly string[];
+export type Command = string | readonly string[];
 
-type CommandOptions = {
+export type CommandOptions = {
   /** What is piped in; absent: /dev/null. Node gives a socket: where a real pipe matters, let the shell make it. */
   stdin?: string | Uint8Array;
   env?: Readonly<Record<string, string>>;
@@ -20,9 +20,9 @@ type CommandOptions = {
   mayFail?: boolean;
 };
 
-type CommandResult = { status: number | null; stdout: string; stderr: string; bytes: Uint8Array };
+export type CommandResult = { status: number | null; stdout: string; stderr: string; bytes: Uint8Array };
 
-type Account = "root" | "user";
+export type Account = "root" | "user";
 
 /** What a release's Podman can do, for tests to be skipped by name where it can't. */
 type Ability = "quadlet" | "secret exists" | "secret inspect --showsecret" | "secret create --replace";
