@@ -14,17 +14,31 @@ export type DriverNeeds = {
   remainingMs: () => number;
 };
 
-/** The exact bytes behind an entry of Podman's. An id of any form is asked for: what is known, legerd decides. */
-export async function lookup(needs: DriverNeeds): Promise<Secret> {
+/**
+ * The exact bytes behind an entry of Podman's. An id of any form is asked for: what is known, legerd decides. A failure
+ * is the one thing that somebody sees whose container doesn't start, so it names the entry by `entryName`, too.
+ */
+export async function lookup(
+  needs: DriverNeeds & { entryName: (id: string) => string | undefined },
+): Promise<Secret> {
   const id = idOf("look up", needs, "USAGE");
-  const answer = await ask(needs, {
-    doing: `look up ${id}`,
-    path: "/v1/podman/lookup",
-    id,
-    contentType: "application/octet-stream",
-    proof: "leger-version",
-  });
-  return new Secret(answer.body);
+  const doing = `look up ${id}`;
+  try {
+    const answer = await ask(needs, {
+      doing,
+      path: "/v1/podman/lookup",
+      id,
+      contentType: "application/octet-stream",
+      proof: "leger-version",
+    });
+    return new Secret(answer.body);
+  } catch (error) {
+    if (!(error instanceof LegerError)) throw error;
+    const name = error.message.startsWith(`${doing}: `) ? needs.entryName(id) : undefined;
+    if (name === undefined) throw error;
+    const message = `look up ${name} (${id})${error.message.slice(doing.length)}`;
+    throw new LegerError(error.code, message, { hints: error.hints, cause: error.cause });
+  }
 }
 
 /** Keeps what Podman was given for a new entry: a reference to a secret, or a value of the entry's own. */

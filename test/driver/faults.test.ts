@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import {
   chmodSync,
   chownSync,
@@ -13,7 +14,7 @@ import { connect, type Socket } from "node:net";
 import { dirname, join } from "node:path";
 import { once } from "node:events";
 import { describe, expect, test } from "vitest";
-import { makePlaces, spawnLegerd, startTestLegerd } from "../support/legerd.ts";
+import { makePlaces, spawnLegerd, startTestLegerd, type Places } from "../support/legerd.ts";
 import {
   asPodman,
   CANARY,
@@ -258,6 +259,42 @@ test("a socket that a killed daemon left says that nobody listens", async () => 
   const result = await asPodman("lookup", { daemon: places, id: podmanId() });
   expect(result).toMatchObject({ status: 69, stdout: Buffer.alloc(0) });
   expectSpoken(result.stderr, `legerd at ${places.socket}: nobody listens`);
+});
+
+describe("a failed lookup calls the entry what Podman calls it", () => {
+  const id = podmanId();
+  const list = (name: unknown): string => JSON.stringify({ secrets: {}, idToName: { [id]: name } });
+  const lookUp = async (places: Places, make: (file: string) => void, variable: "HOME" | "XDG_DATA_HOME") => {
+    const data = join(places.base, variable === "HOME" ? ".local/share" : "");
+    const directory = join(data, "containers/storage/secrets");
+    mkdirSync(directory, { recursive: true });
+    make(join(directory, "secrets.json"));
+    mkdirSync(dirname(places.socket), { mode: 0o700 });
+    const result = await asPodman("lookup", { daemon: places, id, env: { [variable]: places.base } });
+    expect(result).toMatchObject({ status: 69, stdout: Buffer.alloc(0) });
+    expectSpoken(result.stderr, "look up ");
+    return result.stderr.split("\n", 1)[0];
+  };
+
+  test.for(["HOME", "XDG_DATA_HOME"] as const)("as its list says, found by %s", async (variable) => {
+    using places = makePlaces();
+    const said = await lookUp(places, (file) => writeFileSync(file, list("openai_api_key")), variable);
+    expect(said).toContain(`error: look up openai_api_key (${id}): legerd at ${places.socket}: `);
+  });
+
+  test.for<[string, (file: string) => void]>([
+    ["is not there", () => {}],
+    ["is damaged", (file) => writeFileSync(file, list("openai_api_key").slice(0, -5))],
+    ["doesn't know it", (file) => writeFileSync(file, list(undefined))],
+    ["has no name for it", (file) => writeFileSync(file, list({}))],
+    ["has a name with colours", (file) => writeFileSync(file, list("\u001b[31mred"))],
+    ["is something else", (file) => writeFileSync(file, "null")],
+    ["is a pipe", (file) => execFileSync("mkfifo", [file])],
+    ["is a directory", (file) => mkdirSync(file)],
+  ])("and else by its id alone: the list %s", async ([, make]) => {
+    using places = makePlaces();
+    expect(await lookUp(places, make, "HOME")).toContain(`error: look up ${id}: legerd at `);
+  });
 });
 
 describe("a healthcheck's bare environment", () => {
