@@ -1,4 +1,4 @@
-import { expect, test, describe } from "vitest";
+import { describe, expect, test } from "vitest";
 import { bootMachine } from "./machine.ts";
 import { settle } from "./owner.ts";
 
@@ -16,13 +16,16 @@ const BYTES = Uint8Array.from({ length: 512 }, (_, at) => at % 256);
 
 const asVariables = Object.keys(KEYS).map((name) => `${name},type=env,target=${name.toUpperCase()}`);
 
+/** Rows of variable and value. */
+function expected(values: Readonly<Record<string, string>>): (readonly [string, string])[] {
+  return Object.entries(values).map(([name, value]) => [name.toUpperCase(), value]);
+}
+
 describe.for(["user", "root"] as const)("%s's quadlets", async (account) => {
   const owner = await settle(machine, account);
   await owner.set({ ...KEYS, tls_key: BYTES });
   await owner.run("leger podman sync");
 
-  const expected = (values: Readonly<Record<string, string>>): (readonly [string, string])[] =>
-    Object.entries(values).map(([name, value]) => [name.toUpperCase(), value]);
   const found = async (container: string): Promise<(readonly [string, string])[]> => {
     const environment = await owner.environment(container);
     return Object.keys(KEYS).map((name) => {

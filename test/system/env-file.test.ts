@@ -12,6 +12,11 @@ describe.for(["user", "root"] as const)("%s's env file", async (account) => {
   await owner.set({ openai_api_key: "sk-proj-1", hf_token: "quotes \" ' and # = $HOME" });
   await owner.run("leger services set web openai_api_key hf_token");
 
+  const asked = async (): Promise<unknown> => {
+    const { OPENAI_API_KEY, HF_TOKEN } = Object.fromEntries(await owner.environment("web"));
+    return [OPENAI_API_KEY, HF_TOKEN].map((value) => Buffer.from(value ?? []).toString());
+  };
+
   /** By default, and in the place that leger's earliest papers had. */
   const places = [
     { directory: `${owner.places.runtimeDir}/leger/env`, option: "", specifier: "%t/leger/env" },
@@ -34,11 +39,6 @@ describe.for(["user", "root"] as const)("%s's env file", async (account) => {
       // Nor is there one under another name, on its way.
       expect(await owner.text(`find ${directory} -maxdepth 1 -name '*web.env*'`)).toBe("");
     };
-    const asked = async (): Promise<unknown> => {
-      const { OPENAI_API_KEY, HF_TOKEN } = Object.fromEntries(await owner.environment("web"));
-      return [OPENAI_API_KEY, HF_TOKEN].map((value) => Buffer.from(value ?? []).toString());
-    };
-
     test("a unit fetches it before it starts: private, on tmpfs, gone when it has stopped", async () => {
       await owner.define(unit);
       await owner.start("web.service");
