@@ -1,0 +1,38 @@
+#!/bin/sh
+# After the package's files have gone. $1 is a word from dpkg, from rpm the number of versions that remain. Secrets
+# are deleted by purge alone, and then only the system's.
+set -e
+
+state=/var/lib/legerd
+
+case "$1" in
+  remove | 0)
+    if [ -d "$state" ]; then
+      echo "leger: $state stays, with the system's secrets and their main key" >&2
+    fi
+    echo "leger: users' secrets stay, in ~/.local/state/legerd of each" >&2
+    ;;
+  purge)
+    if [ -e "$state" ] || [ -L "$state" ]; then
+      echo "leger: deleting $state: the system's secrets, their main key and the audit log" >&2
+      rm -rf --one-file-system -- "$state"
+    fi
+    # Links that "systemctl enable" made.
+    for manager in system user; do
+      for unit in legerd.socket legerd.service; do
+        find "/etc/systemd/$manager" -type l -name "$unit" -path '*.wants/*' -delete 2>/dev/null || true
+      done
+    done
+    echo "leger: left as they are: /etc/leger, containers.conf.d, Podman's entries, and of each user" >&2
+    echo "leger: ~/.local/state/legerd (secrets and main key) and ~/.config/leger" >&2
+    ;;
+  *) exit 0 ;;
+esac
+
+if [ -d /run/systemd/system ]; then
+  timeout 60 systemctl --system daemon-reload || true
+  for uid in $(systemctl list-units --plain --no-legend --state=active 'user@*.service' |
+    sed -n 's/^user@\([0-9]*\)\.service.*/\1/p'); do
+    timeout 60 systemctl --user "--machine=$uid@" daemon-reload || true
+  done
+fi
