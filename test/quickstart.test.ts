@@ -95,7 +95,10 @@ describe("a quickstart", () => {
       const before = podmanState();
       const run = start(place.path, []);
       expect(await run.ended).toEqual({ status: 0, signal: null });
-      expect(run.stdout()).toMatch(/^8\. Podman /m);
+      expect(run.stdout()).toMatch(/^8\. Podman \d.* itself/m);
+      expect(run.stdout()).toMatch(
+        /\$ podman secret ls .*\n +ID +NAME +DRIVER\n(?: +[0-9a-f]{25} +\w+ +shell\n){10}/,
+      );
       expect(podmanState()).toBe(before);
       expectNothingIn(place.path);
     },

@@ -71,7 +71,7 @@ class PrivatePodman {
     this.#stage = stage;
     const directory = join(stage.tools, "podman");
     this.#directory = directory;
-    const [root, runRoot, tmp] = [join(directory, "root"), join(directory, "run"), join(directory, "tmp")];
+    const [root, runRoot, tmp] = [join(directory, "root"), stage.podmanRunRoot, join(directory, "tmp")];
     for (const path of [directory, root, runRoot, tmp]) mkdirSync(path, { mode: 0o700 });
     const runtime = runtimeIn(stage.env["PATH"] ?? "");
     this.#options = [

@@ -34,7 +34,7 @@ class Stage {
   /** Everything with a key in it lies in here: in memory, where the machine has such a place. */
   readonly base: string;
   readonly inMemory: boolean;
-  /** What must be executable: `base`, or a directory beside it where files in `base` may not be run. */
+  /** What must be executable, and Podman's: `base`, or a directory beside it where files in `base` may not be run or its path is long. */
   readonly tools: string;
   /** What systemd calls %t, for leger and legerd in here. */
   readonly runtimeDir: string;
@@ -49,7 +49,8 @@ class Stage {
   constructor({ runtimeDir, tmpDir, path, euid, compileCache, signal }: StageOptions) {
     this.#signal = signal;
     this.base = mkdtempSync(join(placeInMemory(runtimeDir, euid) ?? tmpDir, PREFIX));
-    this.tools = mayExecute(this.base) ? this.base : executableDirectory(tmpDir);
+    const fits = Buffer.byteLength(runRootIn(this.base)) <= MAX_RUN_ROOT_BYTES;
+    this.tools = fits && mayExecute(this.base) ? this.base : executableDirectory(tmpDir);
     this.marker = { name: "LEGER_QUICKSTART", value: this.base };
     const directories = [...new Set([this.base, this.tools])];
     // A session of its own: Ctrl-C is for everybody in the foreground but this one.
@@ -80,6 +81,11 @@ class Stage {
       ...(euid === 0 ? { _CONTAINERS_ROOTLESS_UID: "1000" } : {}),
       [this.marker.name]: this.marker.value,
     };
+  }
+
+  /** Where Podman may have its `--runroot`. */
+  get podmanRunRoot(): string {
+    return runRootIn(this.tools);
   }
 
   /** A path in here as it is shown. */
@@ -199,6 +205,13 @@ function isPrivate(directory: string, euid: number): boolean {
   } catch {
     return false;
   }
+}
+
+/** Podman refuses a longer one ("the specified runroot is longer than 50 characters", libpod). */
+const MAX_RUN_ROOT_BYTES = 50;
+
+function runRootIn(directory: string): string {
+  return join(directory, "r");
 }
 
 /** A unix socket's path has 107 bytes; legerd's takes 50 of them below this directory. */
