@@ -147,7 +147,11 @@ function subsection(command: Command, group: Command, elsewhere: readonly Option
     ...described.map(({ name, summary: about }) => [`Ar ${argument(name)}`, about] as const),
     ...own.map(optionItem).map(([tag, text]) => [tag, text.replace(ownPrefix, "")] as const),
   ];
-  const title = [...words.slice(group.words.length), ...positionals.map(({ name }) => name.toUpperCase())];
+  const below = words.slice(group.words.length);
+  const title = [
+    ...(below.length === 0 ? words : below),
+    ...positionals.map(({ name }) => name.toUpperCase()),
+  ];
   return [
     `.Ss ${title.join(" ")}`,
     prose(full(summary)),
