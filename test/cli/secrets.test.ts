@@ -3,7 +3,9 @@ import path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { CANARY, expectSpoken, leger, legerInShell } from "../support/cli.ts";
 import type { DoorConfig } from "../../src/daemon/config.ts";
+import { processesHolding } from "../support/canary.ts";
 import { startTestLegerd, type Places, type TestLegerd } from "../support/legerd.ts";
+import { startFakeLegerd } from "../support/podman-driver.ts";
 
 const KEY = "leger/local/openai_api_key";
 
@@ -113,6 +115,29 @@ test("a value comes from a file, named from where one is, or from a descriptor",
   expect(Buffer.from((await daemon.client.get("leger/local/x2")).value.reveal()).toString()).toBe(
     `${CANARY}-2`,
   );
+});
+
+test.for([
+  ["set", CANARY],
+  ["get", undefined],
+] as const)("secrets %s: no process carries the value where others see it", async ([command, stdin]) => {
+  const seen: ReturnType<typeof processesHolding>[] = [];
+  const answer = JSON.stringify({ Value: Buffer.from(CANARY).toString("base64"), Version: 1 });
+  // The command is at work until it has its answer.
+  await using fake = await startFakeLegerd((socket) => {
+    socket.write(`HTTP/1.1 200 OK\r\nContent-Length: ${answer.length}\r\n\r\n${answer.slice(0, 5)}`, () => {
+      seen.push(processesHolding(CANARY, "looked_at"));
+      socket.end(answer.slice(5));
+    });
+  });
+  const options = { printsValue: true, ...(stdin === undefined ? {} : { stdin }) };
+  const result = await legerInShell(fake, `$LEGER secrets ${command} looked_at`, options);
+  if (command === "get") expect(result).toEqual({ status: 0, stdout: CANARY, stderr: "" });
+  expect(seen.length).toBeGreaterThan(0);
+  for (const { holding, looked } of seen) {
+    expect(looked).toContain("looked_at");
+    expect(holding).toEqual([]);
+  }
 });
 
 test("names: short in the namespace, whole with a slash, as they are with --exact", async () => {

@@ -231,6 +231,57 @@ test.for([
   },
 );
 
+test("what a full disk keeps out of the audit log is not answered and not done; a denial stays one", async () => {
+  using places = makePlaces();
+  const audit = path.join(places.stateDir, "audit.log");
+  const older = `${JSON.stringify({ time: "2026-01-01T10:00:00.000Z", principal: "x", action: "get", authorized: true })}\n`;
+  fs.mkdirSync(places.stateDir, { mode: 0o700 });
+  // Larger than the database gets: so the limit below is the log's alone.
+  fs.writeFileSync(audit, older.repeat(Math.ceil((4 * 1024 * 1024) / older.length)), { mode: 0o600 });
+  const guest = `${places.runtimeDir}/guest/legerd.sock`;
+  const config = `${places.base}/legerd.json`;
+  const grants = [{ action: ["info"], secret: ["*"] }];
+  const doors = [
+    { unix: places.socket, principal: "owner" },
+    { unix: guest, principal: "guest", grants },
+  ];
+  fs.writeFileSync(config, JSON.stringify({ doors }));
+  // A file that grows beyond its limit sends XFSZ.
+  const starter = ["/bin/sh", "-c", 'trap "" XFSZ; exec "$@"', "sh"];
+  await using daemon = await spawnLegerd(places, ["--config", config], starter);
+  const limit = (bytes: number | "unlimited"): void => {
+    execFileSync("prlimit", ["--pid", String(daemon.pid), `--fsize=${bytes}:`]);
+  };
+  const ask = async (route: string, body: object, door = places.socket): Promise<string> => {
+    const request = { method: "POST", path: `/api/${route}`, headers: SETEC_HEADERS };
+    const { status, body: text } = await sendRaw(door, {
+      ...request,
+      body: Buffer.from(JSON.stringify(body)),
+    });
+    return `${status} ${text.toString()}`;
+  };
+  expect(await ask("put", { Name: "a", Value: "djE=" })).toBe("200 1");
+  const before = fs.readFileSync(audit);
+  // Room for half a line.
+  limit(before.length + 40);
+  expect(await ask("get", { Name: "a" })).toBe("500 internal error\n");
+  expect(await ask("list", {})).toBe("500 internal error\n");
+  expect(await ask("put", { Name: "a", Value: "djI=" })).toBe("500 internal error\n");
+  expect(await ask("put", { Name: "a", Value: "djI=" }, guest)).toBe("403 access denied\n");
+  expect(await ask("info", { Name: "a" }, guest)).toBe("500 internal error\n");
+  expect(fs.readFileSync(audit).equals(before)).toBe(true);
+  expect(daemon.stderr()).toMatch(/legerd: error: \/api\/get: write audit log .*audit\.log: EFBIG/);
+  limit("unlimited");
+  expect(await ask("info", { Name: "a" })).toBe('200 {"Name":"a","Versions":[1],"ActiveVersion":1}');
+  const added = fs.readFileSync(audit).subarray(before.length).toString();
+  expect(
+    added
+      .trimEnd()
+      .split("\n")
+      .map((text) => JSON.parse(text).action),
+  ).toEqual(["info"]);
+});
+
 test("wrong arguments end with status 64 and one line", async () => {
   using places = makePlaces();
   await expect(spawnLegerd(places, ["--nonsense"])).rejects.toThrow(

@@ -1,7 +1,29 @@
 /** canary — looks for a value where it must not be. */
 
-import { readdirSync, readFileSync, statSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
+
+/** Stand in the values of tests of the command line and of the driver, and must show nowhere but where a value was asked for. */
+export const CANARIES = { cli: "canary-4be0c9d117", driver: "canary-7f31c05be2" } as const;
+
+/** What is wrong with the state that a daemon keeps: files that hold a canary, audit log and WAL among them, or that others may open. */
+export function leaksOf(stateDir: string): string[] {
+  if (!existsSync(stateDir)) return [];
+  const patterns = Object.values(CANARIES).flatMap((canary) => ["-e", canary]);
+  // By another process: to close a database that this one has open would drop its locks.
+  const { stdout } = spawnSync("grep", ["-rlaF", ...patterns, stateDir], { encoding: "utf8" });
+  const open = readdirSync(stateDir, { recursive: true, withFileTypes: true })
+    .map((entry) => join(entry.parentPath, entry.name))
+    .filter((path) => ((statSync(path, { throwIfNoEntry: false })?.mode ?? 0) & 0o077) !== 0);
+  return [
+    ...stdout
+      .split("\n")
+      .filter((path) => path !== "")
+      .map((path) => `${path} holds a value`),
+    ...open.map((path) => `${path} is open to others`),
+  ];
+}
 
 /** The files below `directory` that hold `canary` in the clear. */
 export function filesHolding(canary: string, directory: string): string[] {

@@ -7,10 +7,11 @@ import { expect } from "vitest";
 import { runCli } from "../../src/cli/main.ts";
 import type { CliWorld } from "../../src/cli/world.ts";
 import { VERSION } from "../../src/core/version.ts";
+import { CANARIES } from "./canary.ts";
 import { fromHere, LEGER, type Places } from "./legerd.ts";
 
-/** Stands in every value, and must show nowhere but where a value was asked for. */
-export const CANARY = "canary-4be0c9d117";
+/** Stands in every value. */
+export const CANARY = CANARIES.cli;
 
 export type CliResult = { status: number; stdout: string; stderr: string };
 

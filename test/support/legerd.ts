@@ -9,6 +9,7 @@ import type { DoorConfig } from "../../src/daemon/config.ts";
 import { startLegerd } from "../../src/daemon/legerd.ts";
 import { Secret } from "../../src/core/secret.ts";
 import { SetecClient } from "../../src/setec/client.ts";
+import { CANARIES, leaksOf } from "./canary.ts";
 
 export const PROJECT_DIR = fileURLToPath(new URL("../..", import.meta.url));
 export const LEGERD = path.join(PROJECT_DIR, "src/bin/legerd.ts");
@@ -72,8 +73,14 @@ export async function startTestLegerd(secrets: Secrets = {}, options: Options = 
     log,
     async [Symbol.asyncDispose]() {
       await client[Symbol.asyncDispose]();
+      // Whatever the test was about: what the daemon wrote holds no value, and is for nobody else.
+      const leaks = leaksOf(places.stateDir);
       await daemon.stop(1_000);
       own?.[Symbol.dispose]();
+      for (const canary of Object.values(CANARIES)) {
+        if (log.some((line) => line.includes(canary))) leaks.push(`its journal holds ${canary}`);
+      }
+      if (leaks.length > 0) throw new Error(leaks.join("; "));
     },
   };
 }
@@ -86,13 +93,22 @@ export type SpawnedLegerd = AsyncDisposable & {
   exited: Promise<{ status: number | null; signal: NodeJS.Signals | null }>;
 };
 
-/** A daemon in a process of its own; resolves when it says that it is ready. */
-export async function spawnLegerd(places: Places, args: readonly string[] = []): Promise<SpawnedLegerd> {
-  const child = spawn(
-    process.execPath,
-    [LEGERD, "--state", places.stateDir, "--socket", places.socket, ...args],
-    { stdio: ["ignore", "ignore", "pipe"], env: { ...fromHere(), HOME: places.base } },
-  );
+/**
+ * A daemon in a process of its own; resolves when it says that it is ready. `starter` is a program that starts it, with
+ * its own arguments.
+ */
+export async function spawnLegerd(
+  places: Places,
+  args: readonly string[] = [],
+  starter: readonly string[] = [],
+): Promise<SpawnedLegerd> {
+  // A configuration has the doors in it.
+  const door = args.includes("--config") ? [] : ["--socket", places.socket];
+  const [program, ...rest] = [...starter, process.execPath, LEGERD, "--state", places.stateDir];
+  const child = spawn(program, [...rest, ...door, ...args], {
+    stdio: ["ignore", "ignore", "pipe"],
+    env: { ...fromHere(), HOME: places.base },
+  });
   let stderr = "";
   const exited = new Promise<{ status: number | null; signal: NodeJS.Signals | null }>((resolve) => {
     child.once("exit", (status, signal) => resolve({ status, signal }));

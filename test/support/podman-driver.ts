@@ -17,6 +17,7 @@ import { exitStatusOf, speak } from "../../src/core/error.ts";
 import { nodeFiles } from "../../src/core/files-node.ts";
 import { nodeWire } from "../../src/core/wire-node.ts";
 import { run } from "../../src/core/exec.ts";
+import { CANARIES } from "./canary.ts";
 import { makePlaces, type Places } from "./legerd.ts";
 
 type Call = Omit<DriverCall, "runtimeDir"> & { daemon: { runtimeDir: string } };
@@ -105,7 +106,7 @@ export function expectSpoken(stderr: string, about: string | RegExp): void {
 }
 
 /** Stands in secrets, and must not show anywhere else. */
-export const CANARY = "canary-7f31c05be2";
+export const CANARY = CANARIES.driver;
 
 /** An id such as Podman makes. */
 export function podmanId(): string {
