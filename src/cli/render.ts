@@ -270,9 +270,12 @@ async function render(cli: Cli, args: RenderArgs): Promise<number> {
   assertDropinsWork(version, out);
   const failures: LegerError[] = [];
   const work = await planAll(cli, args, { targets, version, isWhole: out !== undefined, failures });
+  const company = companyOf(work);
   const jobs = work.flatMap((item) => {
     try {
-      return [{ ...item, change: out === undefined ? dropinOf(item, work, args) : wholeOf(item, out, args) }];
+      return [
+        { ...item, change: out === undefined ? dropinOf(item, company, args) : wholeOf(item, out, args) },
+      ];
     } catch (error) {
       if (!(error instanceof LegerError)) throw error;
       failures.push(error);
@@ -283,7 +286,14 @@ async function render(cli: Cli, args: RenderArgs): Promise<number> {
   const isDry = args.dryRun === true || args.check === true;
   const registrations = jobs.flatMap(({ plan }) => plan.registrations);
   if (args.register === true && !isDry) await register(cli, registrations, map);
-  const done = isDry ? jobs : jobs.filter(({ change }) => tried(failures, () => carryOut(change)));
+  const failed = isDry
+    ? new Map<Change, LegerError>()
+    : await carryOut(
+        jobs.map(({ change }) => change),
+        world.env,
+      );
+  failures.push(...failed.values());
+  const done = jobs.filter(({ change }) => !failed.has(change));
   const changed = done.filter(({ change }) => change.kind !== "unchanged");
   if (args.json === true) await reportJson(cli, done, { isDry, failures, map });
   else await report(cli, changed, { args, failures });
@@ -330,7 +340,7 @@ async function renderOne({ world, terminal }: Cli, template: string, args: Rende
         hints: ["to have it replaced: --force"],
       });
     }
-    carryOut(change);
+    for (const failure of (await carryOut([change], world.env)).values()) throw failure;
   }
   terminal.say(`${target}: ${kind}`);
   return args.check === true && kind !== "unchanged" ? new LegerError("DIFFERENT", "").exitStatus : 0;
@@ -441,15 +451,28 @@ async function knownImage(
   }
 }
 
-function dropinOf({ reading, plan }: Work, all: readonly Work[], { force }: RenderArgs): Change {
+/** What is rendered in one go, for quadlets whose drop-ins go for others as well. */
+type Company = {
+  /** The drop-ins that are written or taken away. */
+  files: ReadonlySet<string>;
+  /** The quadlets that will have one. */
+  names: ReadonlySet<string>;
+};
+
+function companyOf(work: readonly Work[]): Company {
+  const having = work.filter(({ plan }) => plan.lines.length > 0);
+  return {
+    files: new Set(work.map(({ reading }) => join(reading.source.ownDirectory, OWN_DROPIN))),
+    names: new Set(having.map(({ reading }) => reading.source.name)),
+  };
+}
+
+function dropinOf({ reading, plan }: Work, { files, names }: Company, { force }: RenderArgs): Change {
   const { source } = reading;
-  // Of those that are rendered as well it counts what they will be.
-  const rendered = new Set(all.map((other) => join(other.reading.source.ownDirectory, OWN_DROPIN)));
   const template = templateOf(source.name);
+  // Of those that are rendered as well it counts what they will be.
   const inherits =
-    source.inherited.some((file) => !rendered.has(file)) ||
-    (template !== undefined &&
-      all.some((other) => other.reading.source.name === template && other.plan.lines.length > 0));
+    source.inherited.some((file) => !files.has(file)) || (template !== undefined && names.has(template));
   return changeFor(source, plan.lines, plan.modes, { force: force === true, inherits });
 }
 

@@ -13,6 +13,7 @@ import {
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { LegerError, systemCode } from "../core/error.ts";
+import { run } from "../core/exec.ts";
 import { dropinText, recognise, type Line } from "./dropin.ts";
 import { OWN_DROPIN, type Source } from "./source.ts";
 
@@ -64,47 +65,111 @@ export class RefusedChange extends LegerError {
   }
 }
 
-/** IO for a full disk, a directory that cannot be written and the like: everything is then as it was. */
-export function carryOut({ kind, file, after, withDirectory }: Change): void {
-  const directory = dirname(file);
-  switch (kind) {
-    case "unchanged":
-      return;
-    case "removed":
-      return remove(file, withDirectory);
-    case "created":
-    case "changed":
-      return writeWhole(file, after ?? Buffer.alloc(0), { makeDirectory: !isThere(directory) });
-    default:
-      kind satisfies never;
+/**
+ * Carries out changes, each whole or not at all: a reader sees the older file or the new one, and so does whoever comes
+ * back after a power cut. Gives back why some could not be (IO: full disk, a directory that cannot be written and the like);
+ * where those are, everything is as it was. `env` is for sync(1).
+ */
+export async function carryOut(
+  changes: readonly Change[],
+  env: Readonly<Record<string, string | undefined>>,
+): Promise<Map<Change, LegerError>> {
+  const failures = new Map<Change, LegerError>();
+  const ready: { change: Change; written: Written }[] = [];
+  for (const change of changes) {
+    attempt(failures, change, () => {
+      if (change.kind === "removed") remove(change.file, change.withDirectory);
+      else if (change.kind !== "unchanged") ready.push({ change, written: writeBeside(change) });
+    });
   }
+  const isSettled =
+    ready.length > FEW &&
+    (await settleAll(
+      ready.map(({ written }) => written.temporary),
+      env,
+    ));
+  for (const { change, written } of ready) {
+    attempt(failures, change, () => {
+      try {
+        if (!isSettled) settle(written.temporary);
+        renameSync(written.temporary, change.file);
+      } catch (error) {
+        takeBack(written, dirname(change.file));
+        throw failure("write", change.file, error);
+      }
+    });
+  }
+  return failures;
 }
 
-/** Readers see the older file or the new one. A file of its kind that is there already keeps nothing but its name. */
-function writeWhole(file: string, bytes: Buffer, { makeDirectory }: { makeDirectory: boolean }): void {
+/** So many files are settled one by one; of more each would wait for the disk in turn. */
+const FEW = 16;
+const SYNC_TIMEOUT_MS = 60_000;
+
+/** A file next to the one that it is to become. */
+type Written = { temporary: string; madeDirectory: boolean };
+
+function writeBeside({ file, after = Buffer.alloc(0) }: Change): Written {
   const directory = dirname(file);
   // Quadlet reads *.conf in drop-in directories, and names that end like a unit's elsewhere: this is neither.
   const temporary = join(directory, `.leger-${process.pid}-${process.hrtime.bigint().toString(36)}.tmp`);
-  let madeDirectory = false;
+  const written = { temporary, madeDirectory: false };
   try {
-    if (makeDirectory) {
+    if (!isThere(directory)) {
       mkdirSync(directory);
-      madeDirectory = true;
+      written.madeDirectory = true;
     }
-    const { O_CREAT, O_EXCL, O_NOFOLLOW, O_WRONLY } = constants;
     // Others may read it: no value is in it, and Podman's generator may be another user.
     const fd = openSync(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o644);
     try {
-      writeFileSync(fd, bytes);
-      fsyncSync(fd);
+      writeFileSync(fd, after);
     } finally {
       closeSync(fd);
     }
-    renameSync(temporary, file);
+    return written;
   } catch (error) {
-    quietly(() => unlinkSync(temporary));
-    if (madeDirectory) quietly(() => rmdirSync(directory));
+    takeBack(written, directory);
     throw failure("write", file, error);
+  }
+}
+
+const { O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY } = constants;
+
+function takeBack({ temporary, madeDirectory }: Written, directory: string): void {
+  quietly(() => unlinkSync(temporary));
+  if (madeDirectory) quietly(() => rmdirSync(directory));
+}
+
+function settle(file: string): void {
+  const fd = openSync(file, O_RDONLY | O_NOFOLLOW);
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** All at once, by file system (syncfs(2)), which Node doesn't have. False where that can't be done. */
+async function settleAll(
+  files: readonly string[],
+  env: Readonly<Record<string, string | undefined>>,
+): Promise<boolean> {
+  const oneEach = new Map(files.map((file) => [lstatSync(file).dev, file]));
+  try {
+    const { status } = await run("sync", ["-f", ...oneEach.values()], { env, timeoutMs: SYNC_TIMEOUT_MS });
+    return status === 0;
+  } catch (error) {
+    if (error instanceof LegerError) return false;
+    throw error;
+  }
+}
+
+function attempt(failures: Map<Change, LegerError>, change: Change, act: () => void): void {
+  try {
+    act();
+  } catch (error) {
+    if (!(error instanceof LegerError)) throw error;
+    failures.set(change, error);
   }
 }
 
