@@ -3,7 +3,10 @@ import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { withSockets } from "./descriptors.ts";
-import { LEGERD, type Places } from "./legerd.ts";
+import { fromHere, LEGERD, type Places } from "./legerd.ts";
+
+/** A user's legerd wants a home; there is no configuration in this one. */
+const ENVIRONMENT = { ...fromHere(), HOME: "/nonexistent" };
 
 const HOLDER = fileURLToPath(new URL("socket-holder.ts", import.meta.url));
 
@@ -24,7 +27,7 @@ export async function runWithDescriptors(
   );
   const child = spawn(file, args, {
     stdio: ["ignore", "ignore", "pipe", ...descriptors.map(({ fd }) => fd)],
-    env: { PATH: process.env["PATH"] },
+    env: ENVIRONMENT,
     timeout: 20_000,
     killSignal: "SIGKILL",
   });
@@ -49,7 +52,7 @@ export async function holdSocket(
 ): Promise<HeldSocket> {
   const child = spawn(process.execPath, [HOLDER, socket, mode.toString(8), name, ...command], {
     stdio: ["pipe", "pipe", "pipe"],
-    env: { PATH: process.env["PATH"] },
+    env: ENVIRONMENT,
     // A process group of its own, so that a legerd of a failed test ends with it.
     detached: true,
   });
