@@ -231,9 +231,7 @@ async function start(options: Options, places: Places): Promise<LegerdProcess> {
 }
 
 function launch({ entry }: Options, { base, stateDir, socket }: Places): LegerdProcess {
-  return launchLegerd(base, ["--state", stateDir, "--socket", socket], {
-    command: [process.execPath, entry],
-  });
+  return launchLegerd(base, ["--state", stateDir, "--socket", socket], entry);
 }
 
 function connect({ socket }: Places, howMany: number): Promise<Connection[]> {

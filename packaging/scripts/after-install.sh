@@ -1,6 +1,6 @@
 #!/bin/sh
-# After the package's files are in place. $1 is a word from dpkg ("configure", then the version before), a number of
-# installed versions from rpm. Nothing is enabled here; what was running goes on, with the new programs.
+# After the package's files are in place. $1 is a word from dpkg, from rpm the number of versions there are. Nothing is
+# enabled here; what was running goes on, with the new programs.
 set -e
 
 # managers COMMAND…: runs it with systemctl's options for the system's manager and for that of each logged-in user.
@@ -15,24 +15,18 @@ managers() {
 # A manager that doesn't answer must not keep the installation.
 ask() { timeout 60 systemctl --quiet "$@"; }
 
-# Only the service: legerd.socket goes on listening, and who connects meanwhile waits for the new one.
+# Only the service is restarted: legerd.socket goes on listening, and who connects meanwhile waits for the new one. The
+# socket is started where it was enabled and isn't there: after a removal, or when the service could not start.
 renew() {
-  ask "$@" daemon-reload && ask "$@" try-restart legerd.service ||
+  if ! { ask "$@" daemon-reload && ask "$@" try-restart legerd.service; }; then
     echo "leger: legerd could not be restarted (systemctl $*); it goes on as it was until you do" >&2
-}
-
-# Where it was enabled before it was removed.
-resume() {
-  if ask "$@" daemon-reload && ask "$@" is-enabled legerd.socket >/dev/null 2>&1; then
-    ask "$@" start legerd.socket || echo "leger: legerd.socket could not be started (systemctl $*)" >&2
+  elif ask "$@" is-enabled legerd.socket >/dev/null 2>&1 && ! ask "$@" start legerd.socket; then
+    echo "leger: legerd.socket could not be started (systemctl $*)" >&2
   fi
 }
 
 case "$1" in
-  configure) [ -n "$2" ] && action=renew || action=resume ;;
-  1) action=resume ;;
-  [2-9]*) action=renew ;;
-  abort-*) action=resume ;;
+  configure | abort-* | [1-9]*) ;;
   *) exit 0 ;;
 esac
 
@@ -43,4 +37,4 @@ if PATH="/usr/sbin:$PATH" command -v policy-rc.d >/dev/null; then
   PATH="/usr/sbin:$PATH" policy-rc.d legerd restart || status=$?
   [ "$status" -ne 101 ] || exit 0
 fi
-managers "$action"
+managers renew

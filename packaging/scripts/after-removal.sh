@@ -10,7 +10,8 @@ case "$1" in
     if [ -d "$state" ]; then
       echo "leger: $state stays, with the system's secrets and their main key" >&2
     fi
-    echo "leger: users' secrets stay, in ~/.local/state/legerd of each" >&2
+    echo "leger: what users have stays: ~/.local/state/legerd (secrets), ~/.config/leger, and where they made" >&2
+    echo "leger: leger Podman's driver, ~/.config/containers/containers.conf.d/50-leger.conf" >&2
     ;;
   purge)
     if [ -e "$state" ] || [ -L "$state" ]; then

@@ -11,7 +11,8 @@ esac
 for directory in /etc/containers/containers.conf.d /root/.config/containers/containers.conf.d; do
   for file in "$directory"/*.conf; do
     if [ -e "$file" ] && grep -q 'leger driver' "$file"; then
-      echo "leger: $file still makes leger Podman's secret driver: remove it, or Podman can keep no new secret" >&2
+      echo "leger: $file still makes leger Podman's secret driver, and Podman can keep no new secret until" >&2
+      echo "leger: it is removed; \"leger podman uninstall\" does that, where leger is" >&2
     fi
   done
 done

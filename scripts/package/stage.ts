@@ -43,6 +43,7 @@ export async function makeStage({ binaries, version, date, maintainer }: Sources
   try {
     for (const name of ["leger", "leger-cli"])
       copyBinary(path.join(binaries, name), path.join(directory, name));
+    fs.cpSync(path.join(ROOT, "quadlets"), path.join(directory, "quadlets"), { recursive: true });
     for (const { file, text } of await manualPages(date)) put(`man/${file}.gz`, packed(text));
     for (const { shell, file, text } of await completionScripts()) put(`completions/${shell}/${file}`, text);
     const news = fs.readFileSync(path.join(ROOT, "CHANGELOG.md"), "utf8");
@@ -76,8 +77,8 @@ function packed(text: string): Uint8Array {
 function dateAll(directory: string, date: Date): void {
   for (const entry of fs.readdirSync(directory, { recursive: true, withFileTypes: true })) {
     const place = path.join(entry.parentPath, entry.name);
-    if (entry.isDirectory()) fs.chmodSync(place, 0o755);
-    else if (entry.parentPath !== directory || entry.name === "copyright") fs.chmodSync(place, 0o644);
+    const isProgram = (fs.statSync(place).mode & 0o100) !== 0;
+    fs.chmodSync(place, isProgram ? 0o755 : 0o644);
     fs.utimesSync(place, date, date);
   }
 }
