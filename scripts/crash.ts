@@ -231,7 +231,9 @@ async function start(options: Options, places: Places): Promise<LegerdProcess> {
 }
 
 function launch({ entry }: Options, { base, stateDir, socket }: Places): LegerdProcess {
-  return launchLegerd(base, ["--state", stateDir, "--socket", socket], entry);
+  return launchLegerd(base, ["--state", stateDir, "--socket", socket], {
+    command: [process.execPath, entry],
+  });
 }
 
 function connect({ socket }: Places, howMany: number): Promise<Connection[]> {

@@ -3,6 +3,7 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 import { expect, test } from "vitest";
+import { bundle } from "../scripts/build/bundle.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const src = path.join(root, "src");
@@ -103,6 +104,23 @@ test.for(["src/cli/hot.ts", "src/core/wire-node.ts"])(
     expect(await packagesOf(entry)).toEqual([]);
   },
 );
+
+test("what a lookup on Bun loads at its start brings none of Node's modules: each costs more than all of leger", async () => {
+  const { metafile } = await bundle("src/bin/leger-hot.ts", "cjs");
+  const seen = new Set<string>();
+  const atStart = (file: string): string[] => {
+    if (seen.has(file)) return [];
+    seen.add(file);
+    const loads =
+      metafile.inputs[file]?.imports.filter(
+        // "<runtime>" is esbuild's own few helpers.
+        ({ kind, path: target }) => kind === "import-statement" && target !== "<runtime>",
+      ) ?? [];
+    return loads.flatMap((load) => (load.external === true ? [load.path] : atStart(load.path)));
+  };
+  expect(atStart("src/bin/leger-hot.ts")).toEqual(["bun:ffi"]);
+  expect(seen).toContain("src/driver/driver.ts");
+});
 
 test("the version is the same everywhere", async () => {
   const { VERSION } = await import("../src/core/version.ts");

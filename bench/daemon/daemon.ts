@@ -1,25 +1,92 @@
 /** daemon — legerd beside the least a Node server can do, interleaved in one run. */
-import { spawn, spawnSync, type ChildProcess } from "node:child_process";
+import { spawn, type ChildProcess } from "node:child_process";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
 import { z } from "zod";
-import { openStore } from "../../src/store/store.ts";
+import { run } from "../../src/core/exec.ts";
+import { SetecClient } from "../../src/setec/client.ts";
+import { fillStore } from "../support/fill-store.ts";
+import { median } from "../support/measure.ts";
+import type { Options } from "../support/options.ts";
+import type { Report } from "../support/report.ts";
 
-const root = fileURLToPath(new URL("../..", import.meta.url));
+const ROOT = fileURLToPath(new URL("../..", import.meta.url));
+const LEGERD = path.join(ROOT, "dist/js/legerd.mjs");
 const here = (file: string): string => fileURLToPath(new URL(file, import.meta.url));
-const { values: options } = parseArgs({
-  options: {
-    json: { type: "boolean", default: false },
-    rounds: { type: "string", default: "5" },
-    seconds: { type: "string", default: "1.5" },
-    many: { type: "string", default: "100000" },
-  },
-});
-const rounds = Number(options.rounds);
-const many = Number(options.many);
+
+const FEW = 10;
+const MIDDLE = 10_000;
+const MANY = 100_000;
+const LOAD_SECONDS = 1.5;
+const START_UPS = 9;
+const START_UP_TIMEOUT_MS = 10_000;
+const TOOL_TIMEOUT_MS = 120_000;
+
+export async function daemon({ rounds = 5 }: Options): Promise<Report> {
+  using servers = new Servers();
+  await run(process.execPath, [path.join(ROOT, "scripts/build-js.ts")], tool());
+  for (const names of [FEW, MIDDLE, MANY]) await fillStore(servers.state(names), names);
+  const startUps: number[] = [];
+  for (let at = 0; at < START_UPS; at += 1) startUps.push(await servers.startUpMs(MANY));
+  const floor = await servers.startFloor();
+  const few = await servers.startLegerd("few", FEW);
+  const middle = await servers.startLegerd("middle", MIDDLE);
+  const many = await servers.startLegerd("many", MANY);
+  // A state directory has one legerd.
+  const fewPlain = await servers.startLegerd("few-plain", FEW, { cacheEntries: 0, onCopy: true });
+  const manyPlain = await servers.startLegerd("many-plain", MANY, { cacheEntries: 0, onCopy: true });
+
+  const cases: Case[] = [1, 64].flatMap((clients) => {
+    const of = (name: string, server: Server, spread: number, beside = "nothing"): Case => ({
+      name: `${name}, ${clients} ${clients === 1 ? "client" : "clients"}`,
+      server,
+      spread,
+      beside,
+      clients,
+    });
+    return [
+      of("bare server", floor, FEW),
+      of(`${FEW} secrets`, few, FEW),
+      of(`${MANY} secrets, 100 of them read`, many, 100),
+      of(`${MANY} secrets, all of them read`, many, MANY),
+      of(`${FEW} secrets, no cache`, fewPlain, FEW),
+      of(`${MANY} secrets, no cache`, manyPlain, MANY),
+      of(`${FEW} secrets beside a writer`, few, FEW, "writer"),
+      of(`${MANY} secrets beside a writer`, many, 100, "writer"),
+      of(`${MANY} secrets beside a list`, many, 100, "list"),
+    ];
+  });
+  const all = { name: `${MIDDLE} secrets, all of them read, 64 clients`, beside: "nothing", clients: 64 };
+  cases.push({ ...all, server: middle, spread: MIDDLE });
+  // Nobody reads here: what a put costs by itself.
+  const writer = { clients: 0, spread: FEW, beside: "writer" };
+  cases.push({ name: `${FEW} secrets, a writer alone`, server: few, ...writer });
+  cases.push({ name: `${MANY} secrets, a writer alone`, server: many, ...writer });
+
+  const samples = new Map<Case, Sample[]>(cases.map((one) => [one, []]));
+  for (let round = 0; round < rounds; round += 1) {
+    for (const one of cases) samples.get(one)?.push(await load(one));
+  }
+
+  const floorRate = (clients: number): number =>
+    rateOf(samplesOf(samples, (one) => one.server === floor && one.clients === clients));
+  const rows = cases.map((one) => rowOf(one, samples.get(one) ?? [], floorRate(one.clients)));
+  return {
+    figures: [
+      { what: `first answer with ${MANY} secrets`, value: median(startUps), unit: "ms", aim: 150 },
+      { what: "the worst of those", value: Math.max(...startUps), unit: "ms" },
+      ...[floor, few, middle, many].map((server) => ({
+        what: `memory after the load: ${server.names === 0 ? "bare server" : `${server.names} secrets`}`,
+        value: memoryMiB(server.child.pid),
+        unit: "MiB" as const,
+      })),
+    ],
+    tables: [{ title: `requests per second and their latency, median of ${rounds}`, rows }],
+    skipped: [],
+  };
+}
 
 const Side = z.object({
   count: z.number(),
@@ -27,74 +94,146 @@ const Side = z.object({
   p50: z.number().nullable(),
   p99: z.number().nullable(),
 });
-const LoadResult = z.object({ main: Side, beside: Side, failures: z.number() });
+const Sample = z.object({ main: Side, beside: Side, failures: z.number() });
+type Sample = z.infer<typeof Sample>;
 
-type Server = { name: string; socket: string; child: ChildProcess; names: number };
+type Server = { socket: string; child: ChildProcess; names: number };
 type Case = { name: string; server: Server; clients: number; spread: number; beside: string };
 
-const base = fs.mkdtempSync(path.join(os.tmpdir(), "leger-bench-"));
-const servers: Server[] = [];
-process.once("SIGINT", () => process.exit(130));
-process.once("exit", () => {
-  for (const { child } of servers) child.kill("SIGKILL");
-  fs.rmSync(base, { recursive: true, force: true });
-});
+class Servers {
+  readonly #base = fs.mkdtempSync(path.join(os.tmpdir(), "leger-bench-"));
+  readonly #children: ChildProcess[] = [];
 
-function say(text: string): void {
-  process.stderr.write(`bench: ${text}\n`);
-}
-
-/** Starts a server and waits for its "ready"; resolves with the ms that took, too. */
-async function start(name: string, args: string[], names: number, socket: string): Promise<Server> {
-  const child = spawn(process.execPath, args, {
-    stdio: ["ignore", "ignore", "pipe"],
-    env: { PATH: process.env["PATH"], NODE_COMPILE_CACHE: path.join(base, "cache") },
-  });
-  await new Promise<void>((resolve, reject) => {
-    let text = "";
-    child.stderr.on("data", (chunk: Buffer) => {
-      text += chunk.toString();
-      if (text.includes("ready")) resolve();
-    });
-    child.once("exit", () => reject(new Error(`${name} ended: ${text}`)));
-  });
-  const server = { name, socket, child, names };
-  servers.push(server);
-  return server;
-}
-
-async function fill(stateDir: string, names: number): Promise<void> {
-  const store = openStore({ stateDir });
-  const value = Buffer.from("sk-proj-0123456789abcdef0123456789abcdef");
-  for (let at = 0; at < names; at += 256) {
-    const batch = Array.from({ length: Math.min(256, names - at) }, (_, offset) => offset + at);
-    await Promise.all(batch.map((n) => store.mutate({ do: "put", name: `leger/local/k${n}`, value })));
+  constructor() {
+    process.once("exit", this.#end);
   }
-  await store.close();
+
+  state(names: number): string {
+    return path.join(this.#base, `state-${names}`);
+  }
+
+  async startFloor(): Promise<Server> {
+    const socket = path.join(this.#base, "floor.sock");
+    return this.#start([here("floor.ts"), socket], socket, 0);
+  }
+
+  async startLegerd(
+    name: string,
+    names: number,
+    { cacheEntries = 1_000, onCopy = false } = {},
+  ): Promise<Server> {
+    const config = path.join(this.#base, `${name}.json`);
+    const socket = path.join(this.#base, name, "legerd.sock");
+    const doors = [{ unix: socket, principal: "bench" }];
+    fs.writeFileSync(config, JSON.stringify({ doors, cache_entries: cacheEntries }));
+    const state = onCopy ? `${this.state(names)}-copy` : this.state(names);
+    if (onCopy) {
+      fs.cpSync(this.state(names), state, { recursive: true });
+      fs.chmodSync(state, 0o700);
+    }
+    return this.#start([LEGERD, "--state", state, "--config", config], socket, names);
+  }
+
+  /** From exec to the first answer to a get, in ms. */
+  async startUpMs(names: number): Promise<number> {
+    const socket = path.join(this.#base, "startup", "legerd.sock");
+    await using client = new SetecClient({ socketPath: socket });
+    const began = performance.now();
+    const child = this.#spawn([LEGERD, "--state", this.state(names), "--socket", socket], "ignore");
+    for (;;) {
+      try {
+        await client.get("leger/local/k5");
+        break;
+      } catch {
+        if (performance.now() - began > START_UP_TIMEOUT_MS) throw new Error("legerd did not start");
+        await new Promise((resolve) => setTimeout(resolve, 1));
+      }
+    }
+    const took = performance.now() - began;
+    child.kill("SIGTERM");
+    await new Promise((resolve) => child.once("exit", resolve));
+    return took;
+  }
+
+  [Symbol.dispose](): void {
+    process.off("exit", this.#end);
+    this.#end();
+  }
+
+  async #start(args: string[], socket: string, names: number): Promise<Server> {
+    const child = this.#spawn(args, "pipe");
+    await new Promise<void>((resolve, reject) => {
+      let text = "";
+      child.stderr?.on("data", (chunk: Buffer) => {
+        text += chunk.toString();
+        if (text.includes("ready")) resolve();
+      });
+      child.once("exit", () => reject(new Error(`${args[0]} ended: ${text}`)));
+    });
+    return { socket, child, names };
+  }
+
+  #spawn(args: string[], stderr: "ignore" | "pipe"): ChildProcess {
+    const child = spawn(process.execPath, args, {
+      stdio: ["ignore", "ignore", stderr],
+      env: {
+        PATH: process.env["PATH"],
+        HOME: this.#base,
+        NODE_COMPILE_CACHE: path.join(this.#base, "cache"),
+      },
+    });
+    this.#children.push(child);
+    return child;
+  }
+
+  readonly #end = (): void => {
+    for (const child of this.#children) child.kill("SIGKILL");
+    fs.rmSync(this.#base, { recursive: true, force: true });
+  };
 }
 
-async function startLegerd(name: string, names: number, cache: number, stateDir: string): Promise<Server> {
-  const config = path.join(base, `${name}.json`);
-  const socket = path.join(base, name, "legerd.sock");
-  fs.writeFileSync(
-    config,
-    JSON.stringify({ doors: [{ unix: socket, principal: "bench" }], cache_entries: cache }),
-  );
-  const args = [path.join(root, "dist/js/legerd.mjs"), "--state", stateDir, "--config", config];
-  return start(name, args, names, socket);
+async function load({ server, clients, spread, beside }: Case): Promise<Sample> {
+  const options = {
+    socket: server.socket,
+    clients,
+    seconds: LOAD_SECONDS,
+    names: server.names,
+    spread,
+    beside,
+  };
+  const args = Object.entries(options).flatMap(([name, value]) => [`--${name}`, String(value)]);
+  const { stdout } = await run(process.execPath, [here("load.ts"), ...args], tool());
+  return Sample.parse(JSON.parse(Buffer.from(stdout).toString()));
 }
 
-function load({ server, clients, spread, beside }: Case): z.infer<typeof LoadResult> {
-  const args = ["--socket", server.socket, "--clients", String(clients), "--seconds", options.seconds];
-  args.push("--names", String(server.names), "--spread", String(spread), "--beside", beside);
-  const { stdout, stderr } = spawnSync(process.execPath, [here("load.ts"), ...args], { encoding: "utf8" });
-  if (stdout === "") throw new Error(`load failed: ${stderr}`);
-  return LoadResult.parse(JSON.parse(stdout));
+function samplesOf(samples: ReadonlyMap<Case, Sample[]>, wanted: (one: Case) => boolean): Sample[] {
+  return [...samples].flatMap(([one, seen]) => (wanted(one) ? seen : []));
 }
 
-function median(numbers: number[]): number {
-  const sorted = numbers.toSorted((a, b) => a - b);
-  return sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
+function rateOf(seen: readonly Sample[]): number {
+  return median(seen.map(({ main }) => main.perSecond));
+}
+
+function rowOf(one: Case, seen: readonly Sample[], floorRate: number): Record<string, string | number> {
+  const of = (side: "main" | "beside", what: "perSecond" | "p50" | "p99"): number =>
+    median(seen.map((sample) => sample[side][what] ?? Number.NaN));
+  const reads = {
+    "reads/s": Math.round(rateOf(seen)),
+    "of bare": rateOf(seen) / floorRate,
+    "p50 ms": of("main", "p50"),
+    "p99 ms": of("main", "p99"),
+  };
+  const beside = {
+    "beside/s": Math.round(of("beside", "perSecond")),
+    "its p50 ms": of("beside", "p50"),
+    "its p99 ms": of("beside", "p99"),
+  };
+  return {
+    case: one.name,
+    ...(one.clients === 0 ? {} : reads),
+    ...(one.beside === "nothing" ? {} : beside),
+    failures: seen.reduce((sum, { failures }) => sum + failures, 0),
+  };
 }
 
 function memoryMiB(pid: number | undefined): number {
@@ -102,146 +241,6 @@ function memoryMiB(pid: number | undefined): number {
   return Number(/VmRSS:\s+(\d+)/.exec(text)?.[1]) / 1024;
 }
 
-/** From exec to the first answer to a get, in ms. */
-async function startUpMs(stateDir: string): Promise<number> {
-  const socket = path.join(base, "startup", "legerd.sock");
-  const args = [path.join(root, "dist/js/legerd.mjs"), "--state", stateDir, "--socket", socket];
-  const began = performance.now();
-  const child = spawn(process.execPath, args, {
-    stdio: "ignore",
-    env: { PATH: process.env["PATH"], HOME: base, NODE_COMPILE_CACHE: path.join(base, "cache") },
-  });
-  const { SetecClient } = await import("../../src/setec/client.ts");
-  const client = new SetecClient({ socketPath: socket });
-  for (;;) {
-    try {
-      await client.get("leger/local/k5");
-      break;
-    } catch {
-      if (performance.now() - began > 10_000) throw new Error("legerd did not start");
-      await new Promise((resolve) => setTimeout(resolve, 1));
-    }
-  }
-  const took = performance.now() - began;
-  await client[Symbol.asyncDispose]();
-  child.kill("SIGTERM");
-  await new Promise((resolve) => child.once("exit", resolve));
-  return took;
+function tool() {
+  return { env: { PATH: process.env["PATH"] }, timeoutMs: TOOL_TIMEOUT_MS, check: true };
 }
-
-say("building the bundle");
-spawnSync(process.execPath, [path.join(root, "scripts/build-js.ts")], { stdio: "inherit" });
-say(`filling stores with 10, 10,000 and ${many} secrets`);
-const state = (names: number): string => path.join(base, `state-${names}`);
-const sizes = [10, 10_000, many];
-for (const names of sizes) await fill(state(names), names);
-// The servers without a cache run on copies: a state directory has one legerd.
-for (const names of [10, many]) {
-  fs.cpSync(state(names), `${state(names)}-plain`, { recursive: true });
-  fs.chmodSync(`${state(names)}-plain`, 0o700);
-}
-
-const startUps: number[] = [];
-for (let at = 0; at < 9; at += 1) startUps.push(await startUpMs(state(many)));
-
-const floorSocket = path.join(base, "floor.sock");
-const floor = await start("floor", [here("floor.ts"), floorSocket], 10, floorSocket);
-const few = await startLegerd("few", 10, 1_000, state(10));
-const middle = await startLegerd("middle", 10_000, 1_000, state(10_000));
-const lots = await startLegerd("lots", many, 1_000, state(many));
-const fewPlain = await startLegerd("few-plain", 10, 0, `${state(10)}-plain`);
-const lotsPlain = await startLegerd("lots-plain", many, 0, `${state(many)}-plain`);
-
-const cases: Case[] = [1, 64].flatMap((clients) => {
-  const alone = { clients, beside: "nothing" };
-  return [
-    { name: `floor, ${clients} clients`, server: floor, spread: 10, ...alone },
-    { name: `10 secrets, ${clients} clients`, server: few, spread: 10, ...alone },
-    { name: `${many} secrets, 100 of them read, ${clients} clients`, server: lots, spread: 100, ...alone },
-    { name: `${many} secrets, all of them read, ${clients} clients`, server: lots, spread: many, ...alone },
-    { name: `10 secrets, no cache, ${clients} clients`, server: fewPlain, spread: 10, ...alone },
-    { name: `${many} secrets, no cache, ${clients} clients`, server: lotsPlain, spread: many, ...alone },
-    {
-      name: `10 secrets beside a writer, ${clients} clients`,
-      server: few,
-      spread: 10,
-      clients,
-      beside: "writer",
-    },
-    {
-      name: `${many} secrets beside a writer, ${clients} clients`,
-      server: lots,
-      spread: 100,
-      clients,
-      beside: "writer",
-    },
-    {
-      name: `${many} secrets beside a list, ${clients} clients`,
-      server: lots,
-      spread: 100,
-      clients,
-      beside: "list",
-    },
-  ];
-});
-cases.push({
-  name: "10,000 secrets, all of them read, 64 clients",
-  server: middle,
-  spread: 10_000,
-  clients: 64,
-  beside: "nothing",
-});
-
-// Nobody reads here: what a put costs by itself.
-for (const [size, server] of [
-  [10, few],
-  [many, lots],
-] as const) {
-  cases.push({ name: `${size} secrets, a writer alone`, server, spread: 10, clients: 0, beside: "writer" });
-}
-
-type Sample = z.infer<typeof LoadResult>;
-const samples = new Map<string, Sample[]>(cases.map(({ name }) => [name, []]));
-for (let round = 1; round <= rounds; round += 1) {
-  say(`round ${round} of ${rounds}`);
-  for (const one of cases) samples.get(one.name)?.push(load(one));
-}
-
-const rows = cases.map(({ name, clients, beside }) => {
-  const seen = samples.get(name) ?? [];
-  const floors = samples.get(`floor, ${clients} clients`) ?? [];
-  const rate = median(seen.map(({ main }) => main.perSecond));
-  return {
-    case: name,
-    reads_per_second: Math.round(rate),
-    of_floor: Number((rate / median(floors.map(({ main }) => main.perSecond))).toFixed(2)),
-    p50_ms: Number(median(seen.map(({ main }) => main.p50 ?? Number.NaN)).toFixed(3)),
-    p99_ms: Number(median(seen.map(({ main }) => main.p99 ?? Number.NaN)).toFixed(3)),
-    ...(beside === "nothing"
-      ? {}
-      : {
-          beside_per_second: Math.round(median(seen.map((sample) => sample.beside.perSecond))),
-          beside_p50_ms: Number(median(seen.map((sample) => sample.beside.p50 ?? Number.NaN)).toFixed(2)),
-          beside_p99_ms: Number(median(seen.map((sample) => sample.beside.p99 ?? Number.NaN)).toFixed(2)),
-        }),
-    failures: seen.reduce((sum, { failures }) => sum + failures, 0),
-  };
-});
-const result = {
-  schema_version: 1,
-  rows,
-  memory_mib: {
-    "10": memoryMiB(few.child.pid),
-    "10000": memoryMiB(middle.child.pid),
-    [many]: memoryMiB(lots.child.pid),
-    floor: memoryMiB(floor.child.pid),
-  },
-  first_answer_ms: { median: median(startUps), worst: Math.max(...startUps) },
-};
-if (options.json) process.stdout.write(`${JSON.stringify(result)}\n`);
-else {
-  console.table(rows);
-  console.table(result.memory_mib);
-  console.table({ [`first answer with ${many} secrets, ms`]: result.first_answer_ms });
-}
-process.exit(0);

@@ -55,14 +55,17 @@ async function bundleWith(entry: string, format: Format, define: Record<string, 
       : {
           ...shared,
           format,
-          banner: { js: 'const importMetaUrl = require("node:url").pathToFileURL(__filename).href;' },
           define: { ...shared.define, "import.meta.url": "importMetaUrl", "process.argv0": "argv0" },
         },
   );
   const [file] = outputFiles;
   if (file === undefined || metafile === undefined) throw new Error(`${entry}: esbuild gave nothing`);
-  return { code: file.text, metafile };
+  const code = file.text;
+  // Only where it is asked for: node:url would make a lookup on Bun a quarter longer.
+  return { code: /\bimportMetaUrl\b/.test(code) ? `${OWN_URL}${code}` : code, metafile };
 }
+
+const OWN_URL = 'const importMetaUrl = require("node:url").pathToFileURL(__filename).href;\n';
 
 /**
  * undici without what a client of a unix socket never uses: fetch, caches, WebSocket and HTTP/2, with which it would

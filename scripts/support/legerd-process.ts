@@ -16,14 +16,26 @@ export const LEGERD = fileURLToPath(new URL("../../src/bin/legerd.ts", import.me
 
 const READY_TIMEOUT_MS = 20_000;
 
+type Launch = {
+  /** A program, and the arguments that make it a legerd. */
+  command?: readonly [program: string, ...string[]];
+  env?: Readonly<Record<string, string>>;
+};
+
 /** `base`: a directory of the caller's, which becomes its home and keeps Node's cache of compiled modules unless ours is elsewhere. */
-export function launchLegerd(base: string, args: readonly string[], entry = LEGERD): LegerdProcess {
-  const child = spawn(process.execPath, [entry, ...args], {
+export function launchLegerd(
+  base: string,
+  args: readonly string[],
+  { command = [process.execPath, LEGERD], env = {} }: Launch = {},
+): LegerdProcess {
+  const [program, ...first] = command;
+  const child = spawn(program, [...first, ...args], {
     stdio: ["ignore", "ignore", "pipe"],
     env: {
       PATH: process.env["PATH"],
       HOME: base,
       NODE_COMPILE_CACHE: process.env["NODE_COMPILE_CACHE"] ?? path.join(base, "compiled"),
+      ...env,
     },
   });
   const endWithUs = (): void => void child.kill("SIGKILL");

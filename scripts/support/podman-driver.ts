@@ -54,7 +54,7 @@ class PodmanDriver {
     const cache = `NODE_COMPILE_CACHE=${quoted(cacheDir)}`;
     const leger = `#!/bin/sh\n${cache} exec ${quoted(process.execPath)} ${quoted(LEGER)} "$@"\n`;
     writeFileSync(join(this.binDir, "leger"), leger, { mode: 0o755 });
-    this.obstacle = this.#probe();
+    this.obstacle = obstacleTo(this.binDir);
   }
 
   get exact(): boolean {
@@ -90,7 +90,7 @@ class PodmanDriver {
     const { stdin, unread = false, before = "" } = call;
     const command = driverCommand(verb);
     const [file, args] = this.exact
-      ? [UNSHARE, [...this.#namespace(before), command]]
+      ? [UNSHARE, [...asInstalled(this.binDir, before), command]]
       : ["/bin/sh", ["-c", command.replace("/usr/bin/leger", join(this.binDir, "leger"))]];
     const started = performance.now();
     const stdio: StdioOptions = [stdin === undefined ? "ignore" : "pipe", "pipe", "pipe"];
@@ -118,27 +118,31 @@ class PodmanDriver {
   [Symbol.dispose](): void {
     this.#directory.remove();
   }
+}
 
-  /** What runs its last argument with /bin/sh -c in a namespace of its own. */
-  #namespace(before: string): string[] {
-    const script = `${MOUNT} -t overlay overlay -o ro,lowerdir="$1":/usr/bin /usr/bin && { ${before === "" ? ":" : before}; } && exec /bin/sh -c "$2"`;
-    return ["--user", "--map-root-user", "--mount", "/bin/sh", "-c", script, "sh", this.binDir];
-  }
+/**
+ * The arguments with which unshare(1) runs one last argument of shell where the programs of `binDir` are in /usr/bin: in a
+ * user and mount namespace of its own.
+ */
+export function asInstalled(binDir: string, before = ""): string[] {
+  const script = `${MOUNT} -t overlay overlay -o ro,lowerdir="$1":/usr/bin /usr/bin && { ${before === "" ? ":" : before}; } && exec /bin/sh -c "$2"`;
+  return ["--user", "--map-root-user", "--mount", "/bin/sh", "-c", script, "sh", binDir];
+}
 
-  #probe(): string | undefined {
-    const args = [...this.#namespace(""), "exec test -x /usr/bin/leger"];
-    try {
-      execFileSync(UNSHARE, args, { stdio: ["ignore", "ignore", "pipe"], timeout: 10_000 });
-      return undefined;
-    } catch (error) {
-      const said = error instanceof Error && "stderr" in error ? String(error.stderr) : "";
-      return said.trim().split("\n").at(-1) || "no user namespaces here";
-    }
+/** Why that cannot be done here; undefined where it can. */
+export function obstacleTo(binDir: string): string | undefined {
+  const args = [...asInstalled(binDir), "exec test -x /usr/bin/leger"];
+  try {
+    execFileSync(UNSHARE, args, { stdio: ["ignore", "ignore", "pipe"], timeout: 10_000 });
+    return undefined;
+  } catch (error) {
+    const said = error instanceof Error && "stderr" in error ? String(error.stderr) : "";
+    return said.trim().split("\n").at(-1) || "no user namespaces here";
   }
 }
 
 /** The command that Podman keeps for this verb, from the containers.conf.d file that leger ships. */
-function driverCommand(verb: Verb): string {
+export function driverCommand(verb: Verb): string {
   const command = new RegExp(`^${verb} = '([^']*)'$`, "m").exec(readFileSync(SHIPPED, "utf8"))?.[1];
   if (command === undefined) throw new Error(`${SHIPPED}: no command for ${verb}`);
   return command;
@@ -146,10 +150,10 @@ function driverCommand(verb: Verb): string {
 
 const SHIPPED = fileURLToPath(new URL("../../containers.conf.d/50-leger.conf", import.meta.url));
 const LEGER = fileURLToPath(new URL("../../src/bin/leger.ts", import.meta.url));
-const UNSHARE = "/usr/bin/unshare";
+export const UNSHARE = "/usr/bin/unshare";
 const MOUNT = "/usr/bin/mount";
 
 /** A word for the shell. */
-function quoted(text: string): string {
+export function quoted(text: string): string {
   return `'${text.replaceAll("'", String.raw`'\''`)}'`;
 }

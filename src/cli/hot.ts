@@ -7,7 +7,6 @@ import { assertSafeSocket, runtimePlaces, type World } from "../core/paths.ts";
 import { VERSION } from "../core/version.ts";
 import type { Wire } from "../core/wire.ts";
 import { list, lookup, remove, store, type DriverNeeds } from "../driver/driver.ts";
-import { entryName } from "../driver/entry-name.ts";
 import { fetchEnvFile, removeEnvFile, type EnvFilePlace } from "../fetch/fetch.ts";
 
 /** What each runtime brings. */
@@ -96,7 +95,7 @@ async function driver(args: readonly string[], world: HotWorld): Promise<void> {
   });
   switch (verb) {
     case "lookup":
-      return world.print((await lookup({ ...needs(), entryName: entryNames(world) })).reveal());
+      return world.print((await lookup({ ...needs(), entryName: (id) => entryNameOf(id, world) })).reveal());
     case "store":
       return store({ ...needs(), stdin: world.stdin() });
     case "delete":
@@ -110,9 +109,10 @@ async function driver(args: readonly string[], world: HotWorld): Promise<void> {
   }
 }
 
-function entryNames(world: HotWorld): (id: string) => string | undefined {
-  const system = runtimePlaces(world).account.kind === "system";
-  return (id) => entryName(id, { env: world.env, system });
+/** Loaded when it is needed, and with it node:fs, which would make every lookup on Bun a seventh longer. */
+async function entryNameOf(id: string, world: HotWorld): Promise<string | undefined> {
+  const { entryName } = await import("../driver/entry-name.ts");
+  return entryName(id, { env: world.env, system: runtimePlaces(world).account.kind === "system" });
 }
 
 async function fetch(args: readonly string[], world: HotWorld): Promise<void> {

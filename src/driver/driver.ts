@@ -19,7 +19,7 @@ export type DriverNeeds = {
  * is the one thing that somebody sees whose container doesn't start, so it names the entry by `entryName`, too.
  */
 export async function lookup(
-  needs: DriverNeeds & { entryName: (id: string) => string | undefined },
+  needs: DriverNeeds & { entryName: (id: string) => Promise<string | undefined> },
 ): Promise<Secret> {
   const id = idOf("look up", needs, "USAGE");
   const doing = `look up ${id}`;
@@ -34,7 +34,7 @@ export async function lookup(
     return new Secret(answer.body);
   } catch (error) {
     if (!(error instanceof LegerError)) throw error;
-    const name = error.message.startsWith(`${doing}: `) ? needs.entryName(id) : undefined;
+    const name = error.message.startsWith(`${doing}: `) ? await needs.entryName(id) : undefined;
     if (name === undefined) throw error;
     const message = `look up ${name} (${id})${error.message.slice(doing.length)}`;
     throw new LegerError(error.code, message, { hints: error.hints, cause: error.cause });
