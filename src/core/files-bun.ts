@@ -6,12 +6,7 @@
 import { dlopen } from "bun:ffi";
 import type { Files, FileStatus } from "./files.ts";
 
-const { symbols: libc } = dlopen("libc.so.6", {
-  statx: { args: ["i32", "buffer", "i32", "u32", "buffer"], returns: "i32" },
-  open: { args: ["buffer", "i32"], returns: "i32" },
-  read: { args: ["i32", "buffer", "u64"], returns: "i32" },
-  close: { args: ["i32"], returns: "i32" },
-});
+const libc = loadLibc();
 
 export const bunFiles: Files = {
   lstat(path) {
@@ -23,6 +18,7 @@ export const bunFiles: Files = {
     return statusOf(fd, "", AT_EMPTY_PATH) ?? process.getBuiltinModule("node:fs").fstatSync(fd);
   },
   readText(path) {
+    if (libc === undefined) return readTextSlowly(path);
     const fd = libc.open(cString(path), O_RDONLY_CLOEXEC);
     if (fd < 0) return undefined;
     try {
@@ -39,6 +35,28 @@ export const bunFiles: Files = {
     }
   },
 };
+
+/** Undefined where no machine code may be made at run time, as under SELinux's deny_execmem: calls need some. */
+function loadLibc() {
+  try {
+    return dlopen("libc.so.6", {
+      statx: { args: ["i32", "buffer", "i32", "u32", "buffer"], returns: "i32" },
+      open: { args: ["buffer", "i32"], returns: "i32" },
+      read: { args: ["i32", "buffer", "u64"], returns: "i32" },
+      close: { args: ["i32"], returns: "i32" },
+    }).symbols;
+  } catch {
+    return undefined;
+  }
+}
+
+function readTextSlowly(path: string): string | undefined {
+  try {
+    return process.getBuiltinModule("node:fs").readFileSync(path, "utf8");
+  } catch {
+    return undefined;
+  }
+}
 
 /** Longer than a uid_map (340 lines at most) or a path in /proc/self/cgroup can be; what follows is not read. */
 const MAX_TEXT_BYTES = 64 * 1024;
@@ -60,6 +78,7 @@ const RDEV_MINOR_AT = 132;
 /** Undefined for any failure: errno may be another's by the time it could be read, so node:fs is asked for it. */
 function statusOf(directory: number, path: string, flags: number): FileStatus | undefined {
   const record = Buffer.alloc(STATX_BYTES);
+  if (libc === undefined) return undefined;
   if (libc.statx(directory, cString(path), flags, STATX_TYPE_MODE_UID, record) !== 0) return undefined;
   const [major, minor] = [record.readUInt32LE(RDEV_MAJOR_AT), record.readUInt32LE(RDEV_MINOR_AT)];
   return {
