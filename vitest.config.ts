@@ -12,8 +12,8 @@ process.env["NODE_COMPILE_CACHE"] ??= fileURLToPath(
 export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],
-    // They want root and a machine of their own: npm run test:system.
-    exclude: ["test/system/**"],
+    // They want root and a machine of their own, and compiled programs: npm run test:system, npm run test:binaries.
+    exclude: ["test/system/**", "test/binaries/**"],
     testTimeout: 60_000,
     hookTimeout: 60_000,
     pool: "forks",

@@ -31,7 +31,7 @@ const OWNERS: Record<string, readonly string[]> = {
   nunjucks: ["render/template.ts"],
   "node:sqlite": ["store/"],
   "node:child_process": ["core/exec.ts"],
-  "bun:ffi": ["core/files-bun.ts"],
+  "bun:ffi": ["core/files-bun.ts", "core/exec-bun.ts"],
 };
 
 type Import = { file: string; specifier: string };

@@ -55,6 +55,8 @@ async function bundleWith(entry: string, format: Format, define: Record<string, 
       : {
           ...shared,
           format,
+          // A script that node:vm compiled cannot import; what is imported late are modules of Node's.
+          supported: { "dynamic-import": false },
           define: { ...shared.define, "import.meta.url": "importMetaUrl", "process.argv0": "argv0" },
         },
   );

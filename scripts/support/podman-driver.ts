@@ -1,7 +1,7 @@
 /** podman-driver — runs leger's four driver commands as Podman does: the very strings, the shell, the environment. */
 
 import { execFileSync, spawn, type StdioOptions } from "node:child_process";
-import { mkdirSync, mkdtempDisposableSync, readFileSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, mkdtempDisposableSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -49,12 +49,18 @@ class PodmanDriver {
 
   constructor() {
     mkdirSync(this.binDir);
-    // Stands for the compiled leger: without the cache most of the time would go into stripping types.
+    const prefix = process.env["LEGER_TEST_PREFIX"];
+    if (prefix === undefined) this.#writeStandIn();
+    else copyFileSync(join(prefix, "bin/leger"), join(this.binDir, "leger"));
+    this.obstacle = obstacleTo(this.binDir);
+  }
+
+  /** In place of the compiled leger, this source tree's. Without the cache most time would go into stripping types. */
+  #writeStandIn(): void {
     const cacheDir = process.env["NODE_COMPILE_CACHE"] ?? join(this.#directory.path, "cache");
     const cache = `NODE_COMPILE_CACHE=${quoted(cacheDir)}`;
     const leger = `#!/bin/sh\n${cache} exec ${quoted(process.execPath)} ${quoted(LEGER)} "$@"\n`;
     writeFileSync(join(this.binDir, "leger"), leger, { mode: 0o755 });
-    this.obstacle = obstacleTo(this.binDir);
   }
 
   get exact(): boolean {

@@ -4,6 +4,7 @@
  */
 
 import { LegerError } from "../core/error.ts";
+import { become } from "../core/exec-bun.ts";
 import { bunFiles } from "../core/files-bun.ts";
 import { bunWire } from "../core/wire-bun.ts";
 import { hotCommand } from "../cli/hot.ts";
@@ -34,29 +35,33 @@ const runtime: Runtime = {
 };
 
 function main(): void {
-  const argv = process.argv.slice(2);
-  const command = hotCommand(argv);
+  const command = hotCommand(process.argv.slice(2));
   if (command !== undefined) void runHot(command, runtime).then(runtime.exit);
-  else handOver(argv);
+  else handOver();
 }
 
-/** The whole CLI lies at ../libexec/leger/leger, as seen from this program. Only returns by ending the process. */
-function handOver(argv: readonly string[]): void {
-  const { accessSync, constants } = process.getBuiltinModule("node:fs");
+/** The whole CLI lies at ../libexec/leger/leger, as seen from this program. */
+function handOver(): never {
   const cli = process.getBuiltinModule("node:path").resolve(process.execPath, "../../libexec/leger/leger");
   try {
-    accessSync(cli, constants.X_OK);
-    process.execve?.(cli, ["leger", ...argv], process.env);
-  } catch (cause) {
-    const failure = new LegerError(
-      "FAILED",
-      `cannot run ${cli}, which has all commands but driver and secrets fetch`,
-      {
-        hints: ["install the package leger again"],
-        cause,
-      },
-    );
-    runtime.exit(sayFailure(failure, runtime));
+    become(cli, "leger");
+  } catch {
+    // Without /proc, or where no machine code may be made at run time: Bun's way has all that most commands need.
+    handOverByBun(cli);
+  }
+  const failure = new LegerError(
+    "FAILED",
+    `cannot run ${cli}, which has all commands but driver and secrets fetch`,
+    { hints: ["install the package leger again"] },
+  );
+  return runtime.exit(sayFailure(failure, runtime));
+}
+
+function handOverByBun(cli: string): void {
+  try {
+    process.execve?.(cli, ["leger", ...process.argv.slice(2)], process.env);
+  } catch {
+    // It cannot be run, which is said by whoever asked for it.
   }
 }
 

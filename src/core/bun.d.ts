@@ -3,6 +3,8 @@
 declare module "bun:ffi" {
   type Arg = "i32" | "u32" | "u64" | "buffer";
   type Value = number | Uint8Array;
+  /** Where a buffer's bytes lie. */
+  export function ptr(bytes: Uint8Array): number;
   export function dlopen<Names extends string>(
     library: string,
     functions: Record<Names, { args: readonly Arg[]; returns: "i32" }>,

@@ -4,7 +4,7 @@ import path from "node:path";
 import { Writable } from "node:stream";
 import { expect, test } from "vitest";
 import { CANARY, expectSpoken, leger } from "../support/cli.ts";
-import { LEGER, makePlaces, startTestLegerd, type Places } from "../support/legerd.ts";
+import { LEGER_COMMAND, makePlaces, startTestLegerd, type Places } from "../support/legerd.ts";
 
 function line(time: string, more: Record<string, unknown> = {}): string {
   return `${JSON.stringify({ time, principal: "alice", action: "get", authorized: true, secret: "leger/local/x1", version: 1, ...more })}\n`;
@@ -115,7 +115,8 @@ test.for(["SIGINT", "SIGTERM"] as const)(
   async (signal) => {
     using places = makePlaces();
     logOf(places, line("2026-01-01T10:00:00Z"));
-    const child = spawn(process.execPath, [LEGER, "audit", "--state", places.stateDir, "--follow"], {
+    const [program, ...first] = LEGER_COMMAND;
+    const child = spawn(program, [...first, "audit", "--state", places.stateDir, "--follow"], {
       stdio: ["ignore", "pipe", "inherit"],
     });
     child.stdout.setEncoding("utf8").on("data", (text: string) => {

@@ -3,7 +3,7 @@ import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { withSockets } from "./descriptors.ts";
-import { fromHere, LEGERD, type Places } from "./legerd.ts";
+import { fromHere, LEGERD_COMMAND, type Places } from "./legerd.ts";
 
 /** A user's legerd wants a home; there is no configuration in this one. */
 const ENVIRONMENT = { ...fromHere(), HOME: "/nonexistent" };
@@ -13,7 +13,7 @@ const HOLDER = fileURLToPath(new URL("socket-holder.ts", import.meta.url));
 /** How legerd is run on a test's places. Without a `--socket` it uses the door of its configuration. */
 export function legerdCommand({ stateDir, socket }: Places, config?: string): string[] {
   const door = config === undefined ? ["--socket", socket] : ["--config", config];
-  return [process.execPath, LEGERD, "--state", stateDir, ...door];
+  return [...LEGERD_COMMAND, "--state", stateDir, ...door];
 }
 
 /** Runs legerd with these descriptors to its end, which must be an early one; what it said and its exit status. */

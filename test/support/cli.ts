@@ -8,7 +8,7 @@ import { runCli } from "../../src/cli/main.ts";
 import type { CliWorld } from "../../src/cli/world.ts";
 import { VERSION } from "../../src/core/version.ts";
 import { CANARIES } from "./canary.ts";
-import { fromHere, LEGER, type Places } from "./legerd.ts";
+import { fromHere, LEGER_COMMAND, type Places } from "./legerd.ts";
 
 /** Stands in every value. */
 export const CANARY = CANARIES.cli;
@@ -69,7 +69,7 @@ export async function legerAtTerminal(
   answers: readonly (readonly [prompt: string, typed: string])[],
   options: Options = {},
 ): Promise<{ status: number; screen: string }> {
-  const child = spawn("script", ["-qec", `${process.execPath} ${LEGER} ${args}`, "/dev/null"], {
+  const child = spawn("script", ["-qec", `${LEGER_COMMAND.join(" ")} ${args}`, "/dev/null"], {
     env: programEnvironment(places, { SHELL: "/bin/sh", TERM: "xterm", ...options.env }),
   });
   const waiting = [...answers];
@@ -102,7 +102,7 @@ export function expectSpoken({ stderr }: { stderr: string }, about: string | Reg
 export function legerProgram(directory: string, name = "leger"): string {
   const file = path.join(directory, name);
   const cache = fromHere().NODE_COMPILE_CACHE ?? path.join(directory, "compiled");
-  writeFileSync(file, `#!/bin/sh\nNODE_COMPILE_CACHE=${cache} exec ${process.execPath} ${LEGER} "$@"\n`);
+  writeFileSync(file, `#!/bin/sh\nNODE_COMPILE_CACHE=${cache} exec ${LEGER_COMMAND.join(" ")} "$@"\n`);
   chmodSync(file, 0o755);
   return file;
 }
@@ -138,7 +138,7 @@ function environmentOf(places: Places, env: Options["env"] = {}): Record<string,
 }
 
 function programEnvironment(places: Places, env: Options["env"]): Record<string, string | undefined> {
-  return { LEGER: `${process.execPath} ${LEGER}`, ...environmentOf(places, env) };
+  return { LEGER: LEGER_COMMAND.join(" "), ...environmentOf(places, env) };
 }
 
 class Collector extends Writable {

@@ -12,8 +12,18 @@ import { SetecClient } from "../../src/setec/client.ts";
 import { CANARIES, leaksOf } from "./canary.ts";
 
 export const PROJECT_DIR = fileURLToPath(new URL("../..", import.meta.url));
-export const LEGERD = path.join(PROJECT_DIR, "src/bin/legerd.ts");
 export const LEGER = path.join(PROJECT_DIR, "src/bin/leger.ts");
+
+/** How the two programs are started: from this source tree, or, in `npm run test:binaries`, as they are installed. */
+export const { leger: LEGER_COMMAND, legerd: LEGERD_COMMAND } = commands(process.env["LEGER_TEST_PREFIX"]);
+
+function commands(prefix: string | undefined): Record<"leger" | "legerd", readonly [string, ...string[]]> {
+  if (prefix !== undefined) return { leger: [`${prefix}/bin/leger`], legerd: [`${prefix}/bin/legerd`] };
+  return {
+    leger: [process.execPath, LEGER],
+    legerd: [process.execPath, path.join(PROJECT_DIR, "src/bin/legerd.ts")],
+  };
+}
 
 /** Where a test daemon's things lie: `RUNTIME/leger/legerd.sock` below a directory of the test's own. */
 export type Places = { base: string; runtimeDir: string; socket: string; stateDir: string };
@@ -104,7 +114,7 @@ export async function spawnLegerd(
 ): Promise<SpawnedLegerd> {
   // A configuration has the doors in it.
   const door = args.includes("--config") ? [] : ["--socket", places.socket];
-  const [program, ...rest] = [...starter, process.execPath, LEGERD, "--state", places.stateDir];
+  const [program = "", ...rest] = [...starter, ...LEGERD_COMMAND, "--state", places.stateDir];
   const child = spawn(program, [...rest, ...door, ...args], {
     stdio: ["ignore", "ignore", "pipe"],
     env: { ...fromHere(), HOME: places.base },
