@@ -91,6 +91,11 @@ class PodmanDriver {
     };
   }
 
+  /** The command that Podman runs for this verb. */
+  commandOf(verb: Verb): string {
+    return driverCommand(verb);
+  }
+
   /** Runs one verb to its end. A status other than 0 is a result, not a failure. */
   async ask(verb: Verb, call: DriverCall): Promise<DriverResult> {
     const { stdin, unread = false, before = "" } = call;

@@ -10,6 +10,7 @@ import { dlopen, ptr } from "bun:ffi";
 export function become(file: string, name: string): void {
   const { symbols: libc } = dlopen("libc.so.6", {
     execv: { args: ["buffer", "buffer"], returns: "i32" },
+    signal: { args: ["i32", "u64"], returns: "i32" },
     fcntl: { args: ["i32", "i32", "i32"], returns: "i32" },
   });
   const { readdirSync, readFileSync, readlinkSync } = process.getBuiltinModule("node:fs");
@@ -22,6 +23,8 @@ export function become(file: string, name: string): void {
       // It was the one that the directory was read by.
     }
   }
+  // Bun ignores it, and what is ignored stays so in the next program.
+  libc.signal(SIGPIPE, SIG_DFL);
   // Each with its NUL.
   const commandLine = readFileSync("/proc/self/cmdline");
   const addresses: bigint[] = [];
@@ -36,3 +39,6 @@ export function become(file: string, name: string): void {
 
 /** fcntl(2): sets a descriptor's flags, of which close-on-exec is the only one. */
 const F_SETFD = 2;
+/** signal(7), signal(2). */
+const SIGPIPE = 13;
+const SIG_DFL = 0;
