@@ -59,7 +59,7 @@ export function addRender(leger: Argv<SettingsFlags>, parsing: Parsing): Argv<Se
       "switch quadlets between ways of injection",
       (command) =>
         parsing
-          .describe(command, {
+          .describe(withoutGuesses(command), {
             words: "render",
             examples: [
               [
@@ -200,6 +200,14 @@ export function addRender(leger: Argv<SettingsFlags>, parsing: Parsing): Argv<Se
           .option("json", JSON_OPTION),
       (args) => parsing.choose((cli) => modes(cli, args)),
     );
+}
+
+/** A quadlet may be called nearly as a command below, `mint` or `lint@`: that is no slip of the pen. */
+function withoutGuesses<T>(command: Argv<T>): Argv<T> {
+  // yargs takes the argument; its types don't know.
+  const guessing: { recommendCommands(on: boolean): unknown } = command;
+  guessing.recommendCommands(false);
+  return command;
 }
 
 const JSON_OPTION = {

@@ -240,6 +240,20 @@ RestartSec=5s
   });
 });
 
+test("a quadlet may be called nearly as a command, and a command below still be guessed at the top", async () => {
+  using it = world({});
+  const directory = path.join(it.base, ".config/containers/systemd");
+  writeTree(directory, { "mint@.container": quadlet(OPENAI), "explains.container": quadlet(OPENAI) });
+  const options = { env: { XDG_CONFIG_HOME: undefined } };
+  const podman = fakePodman(it.base);
+  for (const name of ["mint@", "explains"]) {
+    const { status } = await leger(it, ["render", name, "--mode", "env-file", "--podman", podman], options);
+    expect(status).toBe(0);
+    expect(existsSync(path.join(directory, `${name}.container.d/50-leger.conf`))).toBe(true);
+  }
+  expectSpoken(await leger(it, ["rendr"]), 'no such command; did you mean "render"?');
+});
+
 describe("switching", () => {
   const images = Object.fromEntries(
     ["comfyui", "litellm", "openwebui"].map((name) => {

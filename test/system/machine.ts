@@ -25,11 +25,17 @@ export type CommandResult = { status: number | null; stdout: string; stderr: str
 export type Account = "root" | "user";
 
 /** What a release's Podman can do, for tests to be skipped by name where it can't. */
-type Ability = "quadlet" | "secret exists" | "secret inspect --showsecret" | "secret create --replace";
+type Ability =
+  | "quadlet"
+  | "quadlet drop-ins"
+  | "secret exists"
+  | "secret inspect --showsecret"
+  | "secret create --replace";
 
 /** The version of Podman that brought it: 407 is 4.7. */
 const SINCE: Record<Ability, number> = {
   quadlet: 404,
+  "quadlet drop-ins": 500,
   "secret exists": 405,
   "secret inspect --showsecret": 407,
   "secret create --replace": 407,
