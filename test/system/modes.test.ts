@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { MODES, type Mode } from "../../src/render/modes.ts";
 import { bootMachine } from "./machine.ts";
-import { settle, type Owner } from "./owner.ts";
+import { settle } from "./owner.ts";
 
 const machine = await bootMachine();
 await machine.install();
@@ -12,6 +12,10 @@ const VARIABLES = { OPENAI_API_KEY: "openai_api_key", HF_TOKEN: "hf_token" } as 
 const SECRETS = Object.entries(VARIABLES).map(
   ([variable, secret]) => `${secret},type=env,target=${variable}`,
 );
+
+function wanted(values: Readonly<Record<string, string>>): Record<string, string | undefined> {
+  return Object.fromEntries(Object.entries(VARIABLES).map(([name, secret]) => [name, values[secret]]));
+}
 
 const all = MODES.map(({ mode }) => mode);
 const withVariables = all.filter((mode) => mode !== "mount");
@@ -46,9 +50,6 @@ describe.skipIf(!machine.can("quadlet drop-ins")).for(["user", "root"] as const)
       const names = Object.keys(VARIABLES).filter((name) => found.has(name));
       return Object.fromEntries(names.map((name) => [name, Buffer.from(found.get(name) ?? []).toString()]));
     }
-
-    const wanted = (values: Readonly<Record<string, string>>): Record<string, string | undefined> =>
-      Object.fromEntries(Object.entries(VARIABLES).map(([name, secret]) => [name, values[secret]]));
 
     test.for(withVariables)(
       "%s: its program has the exact values, after a rotation the new ones",
