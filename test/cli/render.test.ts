@@ -12,7 +12,7 @@ import {
 import path from "node:path";
 import { describe, expect, test } from "vitest";
 import { MODE_NAMES } from "../../src/render/modes.ts";
-import { CANARY, expectSpoken, leger } from "../support/cli.ts";
+import { CANARY, expectSpoken, leger, legerInShell } from "../support/cli.ts";
 import { makePlaces, PROJECT_DIR, startTestLegerd, type Places } from "../support/legerd.ts";
 import { fakePodman, treeOf, writeTree } from "../support/quadlets.ts";
 
@@ -706,6 +706,20 @@ describe("bad input", () => {
       chmodSync(it.dir, 0o700);
     },
   );
+
+  test("no room for the file: nothing half-written stays, nor the folder that was made for it", async () => {
+    using it = world({ "app.container": quadlet(OPENAI), "b.container": quadlet(OPENAI) });
+    await it.render(path.join(it.dir, "b.container"), "--mode", "credential");
+    const before = treeOf(it.dir);
+    // Writing is refused as on a full disk; the signal that would come with it is ignored.
+    const shell = `trap '' XFSZ; ulimit -f 0; $LEGER render ${it.dir} --mode env-file --podman-version 5.4`;
+    const failed = await legerInShell(it, shell, { env: { NODE_COMPILE_CACHE: undefined } });
+    expect(failed.status).toBe(74);
+    expect(failed.stderr).toMatch(
+      /leger: error: cannot write .*app\.container\.d\/50-leger\.conf: EFBIG\n.*\n.*cannot write .*b\.container\.d/,
+    );
+    expect(treeOf(it.dir)).toEqual(before);
+  });
 
   test("a folder that is in the way of the drop-in's is left as it is", async () => {
     using it = world({ "app.container": quadlet(OPENAI), "app.container.d": "a file" });
