@@ -118,7 +118,7 @@ test("what a lookup on Bun loads at its start brings none of Node's modules: eac
       ) ?? [];
     return loads.flatMap((load) => (load.external === true ? [load.path] : atStart(load.path)));
   };
-  expect(atStart("src/bin/leger-hot.ts")).toEqual(["bun:ffi"]);
+  expect([...new Set(atStart("src/bin/leger-hot.ts"))]).toEqual(["bun:ffi"]);
   expect(seen).toContain("src/driver/driver.ts");
 });
 
