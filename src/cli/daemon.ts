@@ -13,12 +13,16 @@ type Service = { name: string; variables: Record<string, string> };
 /** An entry of Podman's that legerd knows; one without a secret keeps a value of its own. */
 export type PodmanLink = { id: string; secret?: string | undefined };
 
-type DaemonStatus = z.infer<typeof Status>;
+export type DaemonStatus = z.infer<typeof Status>;
 
 /** What is asked of the socket's safety comes first: UNSAFE, DENIED, UNREACHABLE, CONFIG. */
-export function connect(world: CliWorld, { socket, socketWasNamed }: Settings): Daemon {
+export function connect(
+  world: CliWorld,
+  { socket, socketWasNamed }: Settings,
+  { timeoutMs }: { timeoutMs?: number } = {},
+): Daemon {
   assertSafeSocket(socket, { euid: world.euid, files: nodeFiles, groupMayConnect: socketWasNamed });
-  return new Daemon(socket);
+  return new Daemon(socket, timeoutMs);
 }
 
 export type { Daemon };
@@ -27,8 +31,8 @@ export type { Daemon };
 class Daemon {
   readonly secrets: SetecClient;
 
-  constructor(socketPath: string) {
-    this.secrets = new SetecClient({ socketPath });
+  constructor(socketPath: string, timeoutMs: number | undefined) {
+    this.secrets = new SetecClient({ socketPath, ...(timeoutMs === undefined ? {} : { timeoutMs }) });
   }
 
   async status(): Promise<DaemonStatus> {

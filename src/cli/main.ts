@@ -4,6 +4,7 @@ import { BUILD } from "../core/build.ts";
 import { exitStatusOf, LegerError } from "../core/error.ts";
 import { versionLine } from "../core/version.ts";
 import { addAudit } from "./audit.ts";
+import { addDoctor } from "./doctor.ts";
 import { Parsing } from "./parsing.ts";
 import { addPodman } from "./podman.ts";
 import { addRender } from "./render.ts";
@@ -114,10 +115,10 @@ export function addCommands(root: Argv, parsing: Parsing): Argv<SettingsFlags> {
       ["leger secrets set openai_api_key", "store a key; its value is asked for"],
       ["leger services set openwebui OPENAI_API_KEY=openai_api_key", "say what a service gets"],
       ["leger podman sync", "let podman read them live"],
-      ["leger status", "is legerd there?"],
+      ["leger doctor", "is all well?"],
     ],
     notes: [
-      "Exit status: 0 done, 1 failed, 2 differences found, 64 usage, 65 bad data,",
+      "Exit status: 0 done, 1 failed, 2 differences or faults found, 64 usage, 65 bad data,",
       "66 no such secret, 69 legerd unreachable, 70 a bug, 74 input/output, 77 denied,",
       "78 configuration.",
     ],
@@ -125,7 +126,8 @@ export function addCommands(root: Argv, parsing: Parsing): Argv<SettingsFlags> {
   const secrets = addSecrets(described, parsing);
   const services = addServices(secrets, parsing);
   const podman = addRender(addPodman(services, parsing), parsing);
-  return addDriver(addStatus(addAudit(podman, parsing), parsing), parsing).command(
+  const status = addDoctor(addStatus(addAudit(podman, parsing), parsing), parsing);
+  return addDriver(status, parsing).command(
     "version",
     "print leger's version",
     (command) =>

@@ -27,6 +27,8 @@ type Options = {
   /** Told to Podman's driver, so that it asks the same legerd. */
   socket: string;
   commands: DriverCommands;
+  /** For one run of podman. */
+  timeoutMs?: number;
 };
 
 /** One Podman store. Its methods throw FAILED with the last line that Podman said. */
@@ -100,11 +102,11 @@ export class Podman {
   }
 
   async #run(args: readonly string[], { env, timeoutMs }: Running = {}): Promise<RunResult> {
-    const { program, args: global } = this.#options;
+    const { program, args: global, timeoutMs: usualMs = PODMAN_TIMEOUT_MS } = this.#options;
     const result = await run(program, [...global, ...args], {
       env: { ...this.#environment(), ...env },
       cwd: this.#world.cwd,
-      timeoutMs: timeoutMs ?? PODMAN_TIMEOUT_MS,
+      timeoutMs: timeoutMs ?? usualMs,
       maxBytes: MAX_OUTPUT_BYTES,
     });
     if (result.status === 0) return result;

@@ -1,19 +1,19 @@
 /** podman-install — the commands that make leger Podman's driver, and that leave everything as it was before. */
-import { accessSync, constants, existsSync } from "node:fs";
-import { join } from "node:path";
+import { accessSync, constants } from "node:fs";
 import { isDeepStrictEqual } from "node:util";
 import type { Argv } from "yargs";
 import { LegerError } from "../core/error.ts";
 import { runtimePlaces } from "../core/paths.ts";
-import { parsePodmanRelease, type PodmanRelease } from "../core/podman-release.ts";
+import { parsePodmanRelease, TYPICAL_RELEASE, type PodmanRelease } from "../core/podman-release.ts";
 import { faultsOf, readSecretsConf, settingOf, type ConfFault, type SecretsConf } from "./containers-conf.ts";
 import { connect } from "./daemon.ts";
 import { driverCommands, dropInText, legerIn } from "./driver-commands.ts";
 import { Installation, sha256, type InstallRecord } from "./installation.ts";
 import type { Cli, Parsing } from "./parsing.ts";
-import { podmanOf, podmanOptions, type PodmanArgs } from "./podman-options.ts";
+import { podmanOf, podmanOptions, podmanWasUsed, type PodmanArgs } from "./podman-options.ts";
 import {
   commandLine,
+  isEnabled,
   legerdUnits,
   SERVICE_UNIT,
   SOCKET_UNIT,
@@ -22,7 +22,7 @@ import {
   type Units,
 } from "./systemd.ts";
 import { count } from "./terminal.ts";
-import { systemPath, type CliWorld } from "./world.ts";
+import type { CliWorld } from "./world.ts";
 
 export function addInstall<T>(group: Argv<T>, parsing: Parsing): Argv<T> {
   return group
@@ -97,9 +97,6 @@ type Action = {
   action: "made" | "wrote" | "enabled" | "started" | "removed" | "restored" | "disabled" | "stopped";
   what: string;
 };
-
-/** What a Podman is taken for that cannot be asked. */
-const ASSUMED_RELEASE: PodmanRelease = [5, 4, 0];
 
 async function install(cli: Cli, args: Args): Promise<void> {
   const { world, terminal } = cli;
@@ -245,7 +242,7 @@ async function releaseOf(cli: Cli, args: Args, report: Report): Promise<PodmanRe
     if (!(error instanceof LegerError)) throw error;
     report.warn(`podman cannot be asked for its version: ${error.message}`, "leger goes by Podman 5.4 here");
   }
-  return ASSUMED_RELEASE;
+  return TYPICAL_RELEASE;
 }
 
 async function refuse({ terminal }: Cli, report: Report, faults: readonly ConfFault[]): Promise<never> {
@@ -319,11 +316,6 @@ async function isLegerdThere({ world, settings }: Cli): Promise<boolean> {
     if (error instanceof LegerError) return error.code !== "UNREACHABLE";
     throw error;
   }
-}
-
-/** systemctl(1), is-enabled: these come up by themselves, or are brought up by others. */
-function isEnabled(file: string): boolean {
-  return ["enabled", "static", "alias", "indirect", "generated"].includes(file);
 }
 
 function unitsBefore(
@@ -417,7 +409,7 @@ async function undoUnits({ cli, scope, record, dry, report }: Undoing): Promise<
 
 /** Entries keep their commands: they need legerd whatever the default driver is. */
 async function tellEntries(cli: Cli, args: Args, report: Report): Promise<void> {
-  if (args["podman-arg"] === undefined && !podmanWasUsed(cli.world)) return;
+  if (!podmanWasUsed(cli.world, args)) return;
   try {
     const entries = await podmanOf(cli, args).entries();
     const asking = entries.filter(({ options }) => legerIn(options["lookup"] ?? "") !== undefined);
@@ -431,15 +423,6 @@ async function tellEntries(cli: Cli, args: Args, report: Report): Promise<void> 
     if (!(error instanceof LegerError)) throw error;
     report.warn(`podman's entries cannot be looked at: ${error.message}`);
   }
-}
-
-/** Otherwise only asking it would make its storage. */
-function podmanWasUsed(world: CliWorld): boolean {
-  if (runtimePlaces(world).account.kind === "system") {
-    return existsSync(systemPath(world, "/var/lib/containers"));
-  }
-  const data = world.env["XDG_DATA_HOME"] ?? join(world.env["HOME"] ?? "/", ".local", "share");
-  return existsSync(join(data, "containers"));
 }
 
 /** Says what is done as it is done, or all of it in one JSON document. */

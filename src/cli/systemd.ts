@@ -26,7 +26,12 @@ export type Units = { socket: Unit; service: Unit };
 export async function legerdUnits(world: CliWorld, scope: Scope): Promise<Units | { absent: string }> {
   const properties = "--property=Id,LoadState,UnitFileState,ActiveState";
   try {
-    const result = await systemctl(world, scope, ["show", properties, SOCKET_UNIT, SERVICE_UNIT]);
+    const result = await systemctl(
+      world,
+      scope,
+      ["show", properties, SOCKET_UNIT, SERVICE_UNIT],
+      ASK_TIMEOUT_MS,
+    );
     if (result.status !== 0) return { absent: saidBy(result) };
     const units = parseShown(Buffer.from(result.stdout).toString());
     const [socket, service] = [units.get(SOCKET_UNIT), units.get(SERVICE_UNIT)];
@@ -40,11 +45,16 @@ export async function legerdUnits(world: CliWorld, scope: Scope): Promise<Units 
 
 /** Throws FAILED with systemctl's first words. */
 export async function switchUnits(world: CliWorld, scope: Scope, args: readonly string[]): Promise<void> {
-  const result = await systemctl(world, scope, args);
+  const result = await systemctl(world, scope, args, SWITCH_TIMEOUT_MS);
   if (result.status === 0) return;
   throw new LegerError("FAILED", `${commandLine(scope, args)}: ${saidBy(result)}`, {
     hints: [`see: ${commandLine(scope, ["status", SOCKET_UNIT])}`],
   });
+}
+
+/** systemctl(1), is-enabled: these come up by themselves, or are brought up by others. */
+export function isEnabled(file: string): boolean {
+  return ["enabled", "static", "alias", "indirect", "generated"].includes(file);
 }
 
 /** As a person would type it. */
@@ -52,21 +62,68 @@ export function commandLine(scope: Scope, args: readonly string[]): string {
   return ["systemctl", ...(scope === "user" ? ["--user"] : []), ...args].join(" ");
 }
 
-/** Starting a socket takes no time; a manager that is stopping may wait for others. */
-const TIMEOUT_MS = 20_000;
+/** One property, as `loginctl show-user` and `timedatectl show` print it; or why it cannot be had. Never rejects. */
+export async function propertyOf(
+  world: CliWorld,
+  program: "loginctl" | "timedatectl",
+  args: readonly string[],
+  property: string,
+): Promise<{ value: string } | { absent: string }> {
+  try {
+    const result = await ask(
+      world,
+      program,
+      ["--no-pager", ...args, `--property=${property}`],
+      ASK_TIMEOUT_MS,
+    );
+    if (result.status !== 0) return { absent: saidBy(result) };
+    const line = Buffer.from(result.stdout)
+      .toString()
+      .split("\n")
+      .find((text) => text.startsWith(`${property}=`));
+    if (line !== undefined) return { value: line.slice(property.length + 1) };
+    return { absent: `${program} doesn't know ${property}` };
+  } catch (error) {
+    if (!(error instanceof LegerError)) throw error;
+    return { absent: error.message };
+  }
+}
 
-function systemctl(world: CliWorld, scope: Scope, args: readonly string[]): Promise<RunResult> {
-  const { runtimeDir } = runtimePlaces(world);
-  return run("systemctl", [scope === "user" ? "--user" : "--system", "--no-pager", ...args], {
+const ASK_TIMEOUT_MS = 5_000;
+/** Starting a socket takes no time; a manager that is stopping may wait for others. */
+const SWITCH_TIMEOUT_MS = 20_000;
+
+function systemctl(
+  world: CliWorld,
+  scope: Scope,
+  args: readonly string[],
+  timeoutMs: number,
+): Promise<RunResult> {
+  return ask(
+    world,
+    "systemctl",
+    [scope === "user" ? "--user" : "--system", "--no-pager", ...args],
+    timeoutMs,
+  );
+}
+
+function ask(
+  world: CliWorld,
+  program: string,
+  args: readonly string[],
+  timeoutMs: number,
+): Promise<RunResult> {
+  const { account, runtimeDir } = runtimePlaces(world);
+  return run(program, args, {
     env: {
       ...world.env,
       // su and sudo leave it out, and the bus of the user's manager lies there.
-      ...(scope === "user" ? { XDG_RUNTIME_DIR: runtimeDir } : {}),
+      ...(account.kind === "user" ? { XDG_RUNTIME_DIR: runtimeDir } : {}),
       LC_ALL: "C",
       SYSTEMD_COLORS: "0",
     },
     cwd: "/",
-    timeoutMs: TIMEOUT_MS,
+    timeoutMs,
   });
 }
 

@@ -10,6 +10,12 @@ export function parsePodmanRelease(version: string): PodmanRelease | undefined {
   return [Number(major), Number(minor), Number(patch ?? 0)];
 }
 
+/** What a Podman is taken for that cannot be asked. */
+export const TYPICAL_RELEASE: PodmanRelease = [5, 4, 0];
+
+/** The newest that leger was written for. */
+export const LAST_KNOWN_RELEASE: PodmanRelease = [6, 0, 0];
+
 export type PodmanFeature = keyof typeof SINCE;
 
 export function podmanHas(feature: PodmanFeature, release: PodmanRelease): boolean {
@@ -19,6 +25,12 @@ export function podmanHas(feature: PodmanFeature, release: PodmanRelease): boole
     if (ours !== number) return ours > number;
   }
   return true;
+}
+
+/** "5.0", or "5.8.2" where it came with a bug-fix release. */
+export function podmanSince(feature: PodmanFeature): string {
+  const [major, minor, patch] = SINCE[feature];
+  return `${major}.${minor}${patch === 0 ? "" : `.${patch}`}`;
 }
 
 /** The releases that brought it: podman's release notes, and the sources of those releases. */

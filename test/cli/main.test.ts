@@ -27,6 +27,7 @@ const COMMANDS = [
   "podman uninstall",
   "audit",
   "status",
+  "doctor",
   "version",
 ] as const;
 
