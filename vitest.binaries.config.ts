@@ -1,14 +1,12 @@
 import { defineConfig } from "vitest/config";
-import { layOut } from "./test/binaries/prefix.ts";
 
 // CI counts tests from a report: its path comes in here.
 const report = process.env["LEGER_TEST_REPORT"];
 
-// From here on, tests that start a program start the compiled one.
-process.env["LEGER_TEST_PREFIX"] ??= layOut();
-
 export default defineConfig({
   test: {
+    // Not here: who only reads this file, as knip does, needs no programs.
+    globalSetup: "test/binaries/setup.ts",
     // What is theirs alone, and what the source has to do as well.
     include: [
       "test/binaries/**/*.test.ts",
