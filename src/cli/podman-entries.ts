@@ -126,8 +126,13 @@ export class Podman {
 
 const IDS_PER_CALL = 500;
 type Running = { env?: Readonly<Record<string, string | undefined>>; timeoutMs?: number };
-/** Even for its version Podman reads containers.conf first, and gives up over one that is broken. */
-const NO_CONF: Running = { env: { CONTAINERS_CONF: "/dev/null", CONTAINERS_CONF_OVERRIDE: undefined } };
+/**
+ * Even for its version Podman reads containers.conf and storage.conf first, and gives up over one that is broken; since
+ * 5.0 it makes ~/.config where there is none. It doesn't make what XDG_CONFIG_HOME names.
+ */
+const NO_CONF: Running = {
+  env: { CONTAINERS_CONF: "/dev/null", CONTAINERS_CONF_OVERRIDE: undefined, XDG_CONFIG_HOME: "/nonexistent" },
+};
 const VERSION_TIMEOUT_MS = 5_000;
 /** Podman waits for its store's lock, which others hold while their driver runs. */
 const PODMAN_TIMEOUT_MS = 30_000;

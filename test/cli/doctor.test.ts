@@ -536,7 +536,7 @@ test.for<[string, (machine: Machine) => void, string, RegExp]>([
       machine.file("proc/swaps", SWAPS + swap("/var/swap\\040file", "file"));
       machine.file(
         "proc/self/mountinfo",
-        "22 1 259:2 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n30 22 254:0 / /var rw,relatime shared:2 - btrfs /dev/mapper/luks-var rw\n",
+        "30 22 254:0 / /var rw,relatime shared:2 - btrfs /dev/mapper/luks-var rw\n22 1 259:2 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n",
       );
       blocks(machine, { "dm-0": { uuid: "CRYPT-LUKS2-0123-luks-var" }, sda1: {} });
       machine.file("dev/dm-0", "");
