@@ -75,6 +75,12 @@ export class Installation {
     return missing(dirname(this.dropIn));
   }
 
+  /** What systemd will make to keep in mind that a unit is enabled, and not take away again; outermost first. */
+  missingUnitDirectories(): string[] {
+    if (this.scope === "system") return missing(systemPath(this.#world, "/etc/systemd/system"));
+    return missing(join(dirname(containersDir(this.#world, this.scope)), "systemd", "user"));
+  }
+
   /** Keeps the record, with what directories it takes to keep it noted in it. Gives back what it wrote. */
   keep(record: InstallRecord): InstallRecord {
     const directory = dirname(this.#recordFile);

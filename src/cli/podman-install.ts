@@ -132,7 +132,13 @@ async function install(cli: Cli, args: Args): Promise<void> {
       was_there: before?.drop_in?.was_there ?? (before === undefined && same),
       ...replacedBy(before, same ? undefined : there),
     },
-    directories: [...new Set([...(before?.directories ?? []), ...directories])],
+    directories: [
+      ...new Set([
+        ...(before?.directories ?? []),
+        ...directories,
+        ...(units?.enable === true ? installation.missingUnitDirectories() : []),
+      ]),
+    ],
     ...unitsBefore(before, units),
   };
   const dry = args.dryRun === true;
@@ -171,7 +177,7 @@ async function uninstall(cli: Cli, args: Args): Promise<void> {
       hints: ["see what is in it, then: leger podman uninstall --force"],
     });
   }
-  await tellEntries(cli, args, report);
+  if (record !== undefined || there !== undefined) await tellEntries(cli, args, report);
 
   const replaced = record?.drop_in?.replaced;
   if (fate === "restore" && replaced !== undefined) {

@@ -62,7 +62,10 @@ for word; do
   *)
     case $verb in
     show) [ "$first" ] || echo; first=; cat "$word.unit" ;;
-    enable) sed -i 's/^UnitFileState=.*/UnitFileState=enabled/' "$word.unit" ;;
+    enable)
+      # As systemd does, which leaves the directory behind at disable.
+      [ "$HOME" = "" ] || mkdir -p "$HOME/.config/systemd/user"
+      sed -i 's/^UnitFileState=.*/UnitFileState=enabled/' "$word.unit" ;;
     disable) sed -i 's/^UnitFileState=.*/UnitFileState=disabled/' "$word.unit" ;;
     esac
     if [ "$verb" = start ] || [ "$now" ]; then sed -i 's/^ActiveState=.*/ActiveState=active/' "$word.unit"; fi
