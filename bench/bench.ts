@@ -3,6 +3,9 @@ import * as fs from "node:fs";
 import os from "node:os";
 import { parseArgs } from "node:util";
 import { exitStatusOf, LegerError, speak } from "../src/core/error.ts";
+import { containers } from "./machines/containers.ts";
+import { machineObstacle } from "./machines/machine.ts";
+import { units } from "./machines/units.ts";
 import { cold, coldObstacle } from "./programs/cold.ts";
 import { crowd } from "./programs/crowd.ts";
 import { daemon } from "./daemon/daemon.ts";
@@ -58,6 +61,16 @@ const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
     about: "the first lookup after drop_caches",
     obstacle: () => stageObstacle() ?? coldObstacle(),
     run: cold,
+  },
+  containers: {
+    about: "podman run with five secrets, over a driver that is cat",
+    obstacle: () => stageObstacle() ?? machineObstacle(),
+    run: containers,
+  },
+  units: {
+    about: "the start of a quadlet's unit, over no secrets",
+    obstacle: () => stageObstacle() ?? machineObstacle(),
+    run: units,
   },
   daemon: {
     about: "legerd's rate and latency, over a bare node:http server",

@@ -72,9 +72,10 @@ export async function measure(cases: readonly Case[], plan: Plan): Promise<Measu
     stdin: cases.map((one) => `${line(one)}\n`).join(""),
     timeoutMs: timeoutMs * (rounds + warmups) * cases.length,
   }).catch((error: unknown) => {
-    const number = /case (\d+)/.exec(String(error))?.[1];
-    const { name = "" } = cases[Number(number)] ?? {};
-    throw new LegerError("FAILED", `cannot measure ${name}: ${String(error)}`, { cause: error });
+    const said = error instanceof Error ? error.message : String(error);
+    const { name } = cases[Number(/timer: case (\d+)/.exec(said)?.[1])] ?? {};
+    const what = name === undefined ? "" : `${name}: `;
+    throw new LegerError("FAILED", `cannot measure: ${what}${said}`, { cause: error });
   });
   const samples = new Map<string, Sample[]>(cases.map(({ name }) => [name, []]));
   for (const row of output.trim().split("\n")) {

@@ -70,10 +70,12 @@ class Stage {
   readonly runtimeDir = fs.mkdtempSync(
     path.join(isOnTmpfs("/dev/shm") ? "/dev/shm" : this.directory, "leger-bench-"),
   );
-  readonly leger = path.join(this.directory, "usr/bin/leger");
-  readonly legerd = path.join(this.directory, "usr/bin/legerd");
+  /** Where the programs lie as they do in /usr. */
+  readonly usr = path.join(this.directory, "usr");
+  readonly leger = path.join(this.usr, "bin/leger");
+  readonly legerd = path.join(this.usr, "bin/legerd");
   /** The whole command line, on Node. */
-  readonly cli = path.join(this.directory, "usr/libexec/leger/leger");
+  readonly cli = path.join(this.usr, "libexec/leger/leger");
   /** Why driver commands cannot run as they stand in containers.conf.d/50-leger.conf. */
   readonly obstacle: string | undefined;
   readonly #entries: Entry[] = [];
@@ -81,7 +83,7 @@ class Stage {
 
   constructor() {
     process.once("exit", this.#remove);
-    installInto(path.join(this.directory, "usr"));
+    installInto(this.usr);
     this.obstacle = obstacleTo(path.dirname(this.leger));
     this.#legerd = launchLegerd(
       this.directory,
@@ -129,7 +131,7 @@ class Stage {
     return `exec curl -sf --unix-socket ${this.socket} -X POST -H "leger-secret-id: $SECRET_ID" ${LOOKUP_URL}`;
   }
   get catCommand(): string {
-    return `exec cat ${this.directory}/files/$SECRET_ID`;
+    return `cat ${this.directory}/files/$SECRET_ID`;
   }
 
   /** Runs cases where the built leger is /usr/bin/leger. */
@@ -165,6 +167,7 @@ class Stage {
       this.#entries.push({ id, value });
       variables.push(`API_KEY_${at}=api_key_${at}`);
     }
+    if (secrets === 0) return;
     await run(this.cli, ["services", "set", SERVICE, ...variables], {
       env: this.env,
       timeoutMs: 20_000,

@@ -65,12 +65,17 @@ const PLACES = {
  * test, and also when that process ends in any other way. A test that fails shows the end of the journal.
  */
 export async function bootMachine(): Promise<Machine> {
-  const { root, release, directory } = request();
-  const machine = new Machine(root, release, directory);
+  const machine = await startMachine(request());
   afterAll(() => machine.stop(), STOP_TIMEOUT_MS);
   afterEach(async ({ task }) => {
     if (task.result?.state === "fail") process.stderr.write(await machine.lastWords());
   });
+  return machine;
+}
+
+/** Boots a machine for whoever is no test: it is gone once it was stopped, or this process has ended. */
+export async function startMachine({ root, release, directory }: Request): Promise<Machine> {
+  const machine = new Machine(root, release, directory);
   try {
     await machine.ready();
   } catch (error) {
@@ -80,6 +85,9 @@ export async function bootMachine(): Promise<Machine> {
   }
   return machine;
 }
+
+/** The root directory that it boots from, and where what is its own goes. */
+type Request = { root: string; release: Release; directory: string };
 
 export type { Machine };
 
@@ -121,11 +129,16 @@ class Machine {
     return this.run("user", command, options);
   }
 
+  /** What a program of an account's is given. */
+  environment(account: Account): Record<string, string> {
+    return { PATH: PATH_INSIDE, LANG: "C.UTF-8", SHELL: "/bin/sh", ...PLACES[account] };
+  }
+
   async run(account: Account, command: Command, options: CommandOptions = {}): Promise<CommandResult> {
     const { stdin, env = {}, timeoutMs = COMMAND_TIMEOUT_MS, mayFail = false } = options;
     const program = typeof command === "string" ? ["sh", "-c", command] : command;
     const shown = typeof command === "string" ? command : command.join(" ");
-    const variables = { PATH: PATH_INSIDE, LANG: "C.UTF-8", SHELL: "/bin/sh", ...PLACES[account], ...env };
+    const variables = { ...this.environment(account), ...env };
     const identity = account === "root" ? [] : [`--reuid=${UID}`, `--regid=${UID}`, "--init-groups"];
     const enter = ["--target", String(this.#leader), "--all", "--wd=/", "--"];
     const environment = Object.entries(variables).map(([name, value]) => `${name}=${value}`);
@@ -315,7 +328,7 @@ const PATH_INSIDE = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 let booted = 0;
 
 /** What `npm run test:system` prepared. */
-function request(): { root: string; release: Release; directory: string } {
+function request(): Request {
   const { LEGER_TEST_ROOT: root, LEGER_TEST_MACHINES: machines, LEGER_TEST_RELEASE: wanted } = process.env;
   const release = RELEASES.find((name) => name === wanted);
   if (root === undefined || machines === undefined || release === undefined) {
