@@ -30,7 +30,6 @@ async function bundleWith(entry: string, format: Format, define: Record<string, 
     platform: "node",
     target: "node24",
     minify: true,
-    external: ["bun:ffi"],
     plugins: [slimUndici, plainWidths],
     // Stack traces, which LEGER_DEBUG shows, name functions.
     keepNames: false,

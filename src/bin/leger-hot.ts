@@ -6,6 +6,7 @@
 import { LegerError } from "../core/error.ts";
 import { become } from "../core/exec-bun.ts";
 import { bunFiles } from "../core/files-bun.ts";
+import { isReady, libc, POLLOUT, type Libc } from "../core/libc-bun.ts";
 import { bunWire } from "../core/wire-bun.ts";
 import { hotCommand } from "../cli/hot.ts";
 import { runHot, sayFailure, type Runtime } from "../cli/run-hot.ts";
@@ -22,8 +23,11 @@ const runtime: Runtime = {
   files: bunFiles,
   wireTo: bunWire,
   stdin: () => Bun.stdin.stream(),
-  // Not process.stdout: making that stream takes longer than all else together.
-  write: async (bytes) => void (await Bun.write(Bun.stdout, bytes)),
+  async write(bytes) {
+    const rest = libc === undefined ? bytes : writeAtOnce(libc, bytes);
+    // Not process.stdout: making that stream takes longer than all else together.
+    if (rest.length > 0) await Bun.write(Bun.stdout, rest);
+  },
   say(text) {
     try {
       process.getBuiltinModule("node:fs").writeSync(2, text);
@@ -33,6 +37,21 @@ const runtime: Runtime = {
   },
   exit: (status) => process.exit(status),
 };
+
+/** As much as standard output takes without anybody waiting for it, or as goes without a failure; gives back the rest. */
+function writeAtOnce(library: Libc, bytes: Uint8Array): Uint8Array {
+  let rest = bytes;
+  while (rest.length > 0 && isReady(library, STDOUT, POLLOUT, 0)) {
+    const written = library.write(STDOUT, rest, Math.min(rest.length, PIPE_BUF));
+    if (written < 0) break;
+    rest = rest.subarray(written);
+  }
+  return rest;
+}
+
+const STDOUT = 1;
+/** pipe(7): a pipe that is ready for writing takes this much. */
+const PIPE_BUF = 4096;
 
 function main(): void {
   const command = hotCommand(process.argv.slice(2));

@@ -1,6 +1,6 @@
 /** exec-bun — becomes another program, as execve(2) does it, on Bun. */
 
-import { dlopen, ptr } from "bun:ffi";
+import { addressOf, cString, libcWith } from "./libc-bun.ts";
 
 /**
  * Runs `file`, called `name`, in this process's place with the same arguments, byte for byte, and the same environment, descriptors and
@@ -8,11 +8,12 @@ import { dlopen, ptr } from "bun:ffi";
  * shell's `<(command)`, and can pass on no argument that isn't UTF-8.
  */
 export function become(file: string, name: string): void {
-  const { symbols: libc } = dlopen("libc.so.6", {
+  const libc = libcWith({
     execv: { args: ["buffer", "buffer"], returns: "i32" },
     signal: { args: ["i32", "u64"], returns: "i32" },
     fcntl: { args: ["i32", "i32", "i32"], returns: "i32" },
   });
+  if (libc === undefined) throw new TypeError("the C library cannot be called");
   const { readdirSync, readFileSync, readlinkSync } = process.getBuiltinModule("node:fs");
   // Bun has marked what it was started with as to be closed, too. Its own are pollers and counters.
   for (const fd of readdirSync("/proc/self/fd").map(Number)) {
@@ -29,12 +30,12 @@ export function become(file: string, name: string): void {
   const commandLine = readFileSync("/proc/self/cmdline");
   const addresses: bigint[] = [];
   for (let at = 0; at < commandLine.length; at = commandLine.indexOf(0, at) + 1) {
-    addresses.push(BigInt(ptr(commandLine)) + BigInt(at));
+    addresses.push(addressOf(commandLine) + BigInt(at));
   }
   // The program tells by its name what it is to be, and a caller may choose ours.
-  const ownName = Buffer.from(`${name}\0`);
-  addresses[0] = BigInt(ptr(ownName));
-  libc.execv(Buffer.from(`${file}\0`), new Uint8Array(BigUint64Array.from([...addresses, 0n]).buffer));
+  const ownName = cString(name);
+  addresses[0] = addressOf(ownName);
+  libc.execv(cString(file), new Uint8Array(BigUint64Array.from([...addresses, 0n]).buffer));
 }
 
 /** fcntl(2): sets a descriptor's flags, of which close-on-exec is the only one. */

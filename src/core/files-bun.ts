@@ -1,12 +1,7 @@
-/**
- * files-bun — what is known of files, asked of the C library: to load Bun's node:fs costs more than all the rest of
- * a lookup that is not Bun's own start (2 of 4.5 ms of CPU time where it was measured).
- */
+/** files-bun — what is known of files, asked of the C library, and of node:fs where that cannot be had or fails. */
 
-import { dlopen } from "bun:ffi";
 import type { Files, FileStatus } from "./files.ts";
-
-const libc = loadLibc();
+import { cString, libc } from "./libc-bun.ts";
 
 export const bunFiles: Files = {
   lstat(path) {
@@ -22,12 +17,12 @@ export const bunFiles: Files = {
     const fd = libc.open(cString(path), O_RDONLY_CLOEXEC);
     if (fd < 0) return undefined;
     try {
-      const bytes = Buffer.alloc(MAX_TEXT_BYTES);
+      const bytes = new Uint8Array(MAX_TEXT_BYTES);
       let length = 0;
       for (;;) {
         const count = libc.read(fd, bytes.subarray(length), bytes.length - length);
         if (count < 0) return undefined;
-        if (count === 0) return bytes.toString("utf8", 0, length);
+        if (count === 0) return new TextDecoder().decode(bytes.subarray(0, length));
         length += count;
       }
     } finally {
@@ -35,20 +30,6 @@ export const bunFiles: Files = {
     }
   },
 };
-
-/** Undefined where no machine code may be made at run time, as under SELinux's deny_execmem: calls need some. */
-function loadLibc() {
-  try {
-    return dlopen("libc.so.6", {
-      statx: { args: ["i32", "buffer", "i32", "u32", "buffer"], returns: "i32" },
-      open: { args: ["buffer", "i32"], returns: "i32" },
-      read: { args: ["i32", "buffer", "u64"], returns: "i32" },
-      close: { args: ["i32"], returns: "i32" },
-    }).symbols;
-  } catch {
-    return undefined;
-  }
-}
 
 function readTextSlowly(path: string): string | undefined {
   try {
@@ -77,20 +58,15 @@ const RDEV_MINOR_AT = 132;
 
 /** Undefined for any failure: errno may be another's by the time it could be read, so node:fs is asked for it. */
 function statusOf(directory: number, path: string, flags: number): FileStatus | undefined {
-  const record = Buffer.alloc(STATX_BYTES);
   if (libc === undefined) return undefined;
-  if (libc.statx(directory, cString(path), flags, STATX_TYPE_MODE_UID, record) !== 0) return undefined;
-  const [major, minor] = [record.readUInt32LE(RDEV_MAJOR_AT), record.readUInt32LE(RDEV_MINOR_AT)];
+  const record = new DataView(new ArrayBuffer(STATX_BYTES));
+  const into = new Uint8Array(record.buffer);
+  if (libc.statx(directory, cString(path), flags, STATX_TYPE_MODE_UID, into) !== 0) return undefined;
+  const [major, minor] = [record.getUint32(RDEV_MAJOR_AT, true), record.getUint32(RDEV_MINOR_AT, true)];
   return {
-    uid: record.readUInt32LE(UID_AT),
-    mode: record.readUInt16LE(MODE_AT),
+    uid: record.getUint32(UID_AT, true),
+    mode: record.getUint16(MODE_AT, true),
     // As makedev(3) for numbers below 256, which null(4) has.
     rdev: (major << 8) | minor,
   };
-}
-
-/** What is behind a NUL would not be looked at. */
-function cString(path: string): Buffer {
-  if (path.includes("\0")) throw new TypeError("a path with a NUL");
-  return Buffer.from(`${path}\0`);
 }

@@ -49,7 +49,13 @@ export function encodeRequest({
     if (!/^[\t\x20-\x7e]*$/.test(value)) throw unsendable(`the header ${name}`);
     head += `${name}: ${value}\r\n`;
   }
-  return Buffer.concat([Buffer.from(`${head}\r\n`, "latin1"), body]);
+  // ASCII, as everything in it was found to be. Not by Buffer, whose first use takes Bun a fifth of a millisecond.
+  const headBytes = new TextEncoder().encode(`${head}\r\n`);
+  if (body.length === 0) return headBytes;
+  const whole = new Uint8Array(headBytes.length + body.length);
+  whole.set(headBytes);
+  whole.set(body, headBytes.length);
+  return whole;
 }
 
 /**
@@ -58,11 +64,10 @@ export function encodeRequest({
  * Messages never quote the answer.
  */
 export function decodeAnswer(bytes: Uint8Array): WireAnswer {
-  const answer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  if (answer.length === 0) throw badAnswer("it closed the connection without an answer");
-  const headBytes = answer.subarray(0, MAX_HEAD_BYTES).indexOf("\r\n\r\n");
-  if (headBytes < 0) throw badAnswer("no end of the headers");
-  const [statusLine = "", ...lines] = answer.toString("latin1", 0, headBytes).split("\r\n");
+  if (bytes.length === 0) throw badAnswer("it closed the connection without an answer");
+  const head = headOf(bytes);
+  if (head === undefined) throw badAnswer("no end of the headers");
+  const [statusLine = "", ...lines] = head.split("\r\n");
   const status = Number(/^HTTP\/1\.[01] ([2-5]\d\d)(?: [\t\x20-\x7e\x80-\xff]*)?$/.exec(statusLine)?.[1]);
   if (Number.isNaN(status)) throw badAnswer("no status line");
 
@@ -80,11 +85,26 @@ export function decodeAnswer(bytes: Uint8Array): WireAnswer {
   if (length === undefined) throw badAnswer("no Content-Length");
   if (!/^\d{1,10}$/.test(length)) throw badAnswer("a malformed Content-Length");
   if (Number(length) > MAX_BODY_BYTES) throw badAnswer("more than 1.5 MiB");
-  const body = answer.subarray(headBytes + 4);
+  const body = bytes.subarray(head.length + END_OF_HEAD.length);
   if (body.length < Number(length)) throw badAnswer("an answer shorter than its Content-Length");
   if (body.length > Number(length)) throw badAnswer("an answer longer than its Content-Length");
   return { status, headers, body };
 }
+
+const END_OF_HEAD = "\r\n\r\n";
+
+/** What stands before the body, a character for each byte; undefined where it has no end, or is too long. */
+function headOf(bytes: Uint8Array): string | undefined {
+  let head = "";
+  for (let at = 0; at < Math.min(bytes.length, MAX_HEAD_BYTES); at += 1) {
+    const byte = bytes[at] ?? 0;
+    head += String.fromCharCode(byte);
+    if (byte === LF && head.endsWith(END_OF_HEAD)) return head.slice(0, -END_OF_HEAD.length);
+  }
+  return undefined;
+}
+
+const LF = 0x0a;
 
 /** Nobody answers at this socket: what happened, and how to start legerd there. */
 export function unreachable(socketPath: string, what: string, cause?: unknown): LegerError {

@@ -14,7 +14,7 @@ describe("a request", () => {
       headers: { "Content-Type": "application/json" },
       body: Uint8Array.of(0, 255, 10),
     };
-    expect(encodeRequest(request)).toEqual(
+    expect(Buffer.from(encodeRequest(request))).toEqual(
       Buffer.from(
         "POST /v1/podman/lookup?x=1 HTTP/1.0\r\nHost: legerd\r\nContent-Length: 3\r\nContent-Type: application/json\r\n\r\n\0\xff\n",
         "latin1",
