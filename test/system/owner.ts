@@ -178,11 +178,11 @@ function quadletOf({ name, secrets = [], service = [], ...unit }: ContainerUnit,
   );
 }
 
-/** What Quadlet makes of the same. */
+/** The same as "podman generate systemd --new" makes it. */
 function serviceOf({ name, secrets = [], service = [], ...unit }: ContainerUnit, target: string): string {
   const { environmentFile, podmanArgs = [], exec = STAY, image = IMAGE, enabled = false } = unit;
   const options = [
-    `--name=${name} --cidfile=%t/%N.cid --replace --rm --sdnotify=conmon -d`,
+    `--name=${name} --cidfile=%t/%N.ctr-id --replace --rm --sdnotify=conmon -d`,
     ...WITHOUT,
     ...podmanArgs,
     ...secrets.map((secret) => `--secret ${secret}`),
@@ -196,12 +196,10 @@ function serviceOf({ name, secrets = [], service = [], ...unit }: ContainerUnit,
     "Environment=PODMAN_SYSTEMD_UNIT=%n",
     "Type=notify",
     "NotifyAccess=all",
-    "KillMode=mixed",
-    "Delegate=yes",
-    "SyslogIdentifier=%N",
+    "ExecStartPre=/bin/rm -f %t/%N.ctr-id",
     `ExecStart=/usr/bin/podman run ${options.join(" ")} ${image} ${exec}`,
-    "ExecStop=/usr/bin/podman rm -f -i --cidfile=%t/%N.cid",
-    "ExecStopPost=-/usr/bin/podman rm -f -i --cidfile=%t/%N.cid",
+    "ExecStop=/usr/bin/podman stop --ignore --cidfile=%t/%N.ctr-id",
+    "ExecStopPost=/usr/bin/podman rm -f --ignore --cidfile=%t/%N.ctr-id",
     ...service,
     ...(enabled ? ["[Install]", `WantedBy=${target}`] : []),
   );
