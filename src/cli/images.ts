@@ -1,7 +1,8 @@
 /** images — what Podman knows of itself and of the images that quadlets run. */
 import { z } from "zod";
 import { LegerError } from "../core/error.ts";
-import { run } from "../core/exec.ts";
+import { run, type RunOptions } from "../core/exec.ts";
+import { VERSION_QUESTION, versionIn } from "../core/podman-release.ts";
 import { parsePodmanVersion, type PodmanVersion } from "../render/podman-versions.ts";
 import type { ImageFacts } from "../render/plan.ts";
 import type { Terminal } from "./terminal.ts";
@@ -18,19 +19,20 @@ export class PodmanFacts {
 
   async version(): Promise<PodmanVersion> {
     const hints = ["say which it is: --podman-version 5.4"];
-    let said: string;
+    const { args, ...running } = VERSION_QUESTION;
+    let version: string | undefined;
     try {
-      said = (await this.#run(["version", "--format", "{{.Client.Version}}"], { check: true })).stdout;
+      version = versionIn((await this.#run(args, { ...running, check: true })).stdout);
     } catch (error) {
       if (!(error instanceof LegerError)) throw error;
       throw new LegerError(error.code, error.message, { hints, cause: error });
     }
-    if (!/^\d+\.\d+/.test(said)) {
-      throw new LegerError("FAILED", `${this.#program} version: its answer is not what was expected`, {
+    if (version === undefined) {
+      throw new LegerError("FAILED", `${this.#program} --version: its answer is not what was expected`, {
         hints,
       });
     }
-    return parsePodmanVersion(said);
+    return parsePodmanVersion(version);
   }
 
   /** Undefined for an image that isn't there: nothing is pulled. `needsShell`: look for /bin/sh, by running it. */
@@ -75,13 +77,13 @@ export class PodmanFacts {
 
   async #run(
     args: readonly string[],
-    { check = false } = {},
+    { check = false, env: more = {}, timeoutMs = PODMAN_TIMEOUT_MS }: Partial<RunOptions> = {},
   ): Promise<{ status: number | null; stdout: string }> {
     const { env, cwd } = this.#world;
     const { status, stdout } = await run(this.#program, args, {
-      env,
+      env: { ...env, ...more },
       cwd,
-      timeoutMs: PODMAN_TIMEOUT_MS,
+      timeoutMs,
       check,
     });
     return { status, stdout: Buffer.from(stdout).toString() };

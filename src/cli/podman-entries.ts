@@ -3,6 +3,7 @@ import { basename, dirname } from "node:path";
 import { z } from "zod";
 import { LegerError } from "../core/error.ts";
 import { run, type RunResult } from "../core/exec.ts";
+import { VERSION_QUESTION, versionIn } from "../core/podman-release.ts";
 import { openPrivateDirectory } from "../core/private-file.ts";
 import { isSecretId, referenceTo } from "../core/reference.ts";
 import type { DriverCommands } from "./driver-commands.ts";
@@ -41,10 +42,10 @@ export class Podman {
     this.#options = options;
   }
 
-  /** "4.3.1". Not `podman version`, which makes the user's storage where there is none. */
+  /** "4.3.1". */
   async version(): Promise<string> {
-    const said = text(await this.#run(["--version"], { ...NO_CONF, timeoutMs: VERSION_TIMEOUT_MS }));
-    const version = / version (\d+\.\d+\S*)/.exec(said)?.[1];
+    const { args, ...running } = VERSION_QUESTION;
+    const version = versionIn(text(await this.#run(args, running)));
     if (version === undefined) throw unexpected("--version");
     return version;
   }
@@ -126,14 +127,6 @@ export class Podman {
 
 const IDS_PER_CALL = 500;
 type Running = { env?: Readonly<Record<string, string | undefined>>; timeoutMs?: number };
-/**
- * Even for its version Podman reads containers.conf and storage.conf first, and gives up over one that is broken; since
- * 5.0 it makes ~/.config where there is none. It doesn't make what XDG_CONFIG_HOME names.
- */
-const NO_CONF: Running = {
-  env: { CONTAINERS_CONF: "/dev/null", CONTAINERS_CONF_OVERRIDE: undefined, XDG_CONFIG_HOME: "/nonexistent" },
-};
-const VERSION_TIMEOUT_MS = 5_000;
 /** Podman waits for its store's lock, which others hold while their driver runs. */
 const PODMAN_TIMEOUT_MS = 30_000;
 const DRIVER_TIMEOUT_MS = 10_000;

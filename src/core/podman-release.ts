@@ -3,6 +3,22 @@
 /** major, minor, patch. */
 export type PodmanRelease = readonly [number, number, number];
 
+/**
+ * How to ask a Podman what it is without a trace. `podman version` makes the user's storage. Even for `--version` it reads
+ * containers.conf and storage.conf first, and gives up over one that is broken; since 5.0 it makes ~/.config where there
+ * is none, but not what XDG_CONFIG_HOME names.
+ */
+export const VERSION_QUESTION = {
+  args: ["--version"],
+  env: { CONTAINERS_CONF: "/dev/null", CONTAINERS_CONF_OVERRIDE: undefined, XDG_CONFIG_HOME: "/nonexistent" },
+  timeoutMs: 5_000,
+} as const;
+
+/** "4.3.1" in the answer to that; undefined for any other answer. */
+export function versionIn(answer: string): string | undefined {
+  return / version (\d+\.\d+\S*)/.exec(answer)?.[1];
+}
+
 /** "4.3.1", "5.8.0-rc1", "6.0.0-dev"; undefined for anything else. */
 export function parsePodmanRelease(version: string): PodmanRelease | undefined {
   const [, major, minor, patch] = /^(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?(?![\d.])/.exec(version) ?? [];

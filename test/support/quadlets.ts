@@ -53,7 +53,7 @@ export function fakePodman(
   const script = [
     "#!/bin/sh",
     `echo "$*" >> ${quoted(`${program}.calls`)}`,
-    `case "$1 $2" in "version --format") echo ${quoted(version)}; exit 0;; esac`,
+    `case "$1" in --version) echo ${quoted(`podman version ${version}`)}; exit 0;; esac`,
     'for last in "$@"; do :; done',
     'if [ "$1" = run ]; then for word in "$@"; do case $word in -c) break;; esac; last=$word; done; fi',
     'case "$1" in image) what="inspect $last";; *) what="run $last";; esac',
