@@ -1,11 +1,12 @@
 /** render-config — leger.json: which mode a service or a secret is to have, and which secrets are declared. */
 import { readFileSync } from "node:fs";
 import { z } from "zod";
-import { LegerError, systemCode } from "../core/error.ts";
+import { LegerError } from "../core/error.ts";
 import { PLACEHOLDER, SNAKE_CASE, type Finding } from "../render/lint.ts";
 import { MODE_NAMES, modeNamed, type Mode } from "../render/modes.ts";
 import type { Chosen, Reading } from "../render/plan.ts";
 import type { DeclaredSecret } from "../render/template.ts";
+import { readJsonFile } from "./json-file.ts";
 
 const ModeName = z.enum(MODE_NAMES);
 
@@ -45,20 +46,10 @@ export type LegerJson = z.infer<typeof LegerJson>;
 
 /** The file's content; undefined where there is none and it need not be. CONFIG for one that cannot be used. */
 export function readLegerJson(file: string, { mustExist }: { mustExist: boolean }): LegerJson | undefined {
-  let text: string;
-  try {
-    text = readFileSync(file, "utf8");
-  } catch (error) {
-    const code = systemCode(error);
-    if (!mustExist && (code === "ENOENT" || code === "ENOTDIR")) return undefined;
-    throw new LegerError("CONFIG", `cannot read ${file} (${code ?? "unknown error"})`, { cause: error });
-  }
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch {
-    // V8 quotes the text around the fault: a key may have been pasted there.
-    throw new LegerError("CONFIG", `${file} is not JSON`, { hints: [EXAMPLE] });
+  const json = readJsonFile(file, EXAMPLE);
+  if (json === undefined) {
+    if (!mustExist) return undefined;
+    throw new LegerError("CONFIG", `cannot read ${file} (ENOENT)`);
   }
   const parsed = LegerJson.safeParse(json);
   if (parsed.success) return parsed.data;

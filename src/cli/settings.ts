@@ -1,9 +1,9 @@
 /** settings — which namespace and which legerd: flags first, then the environment, the configuration, the default. */
-import { readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { z } from "zod";
-import { LegerError, systemCode } from "../core/error.ts";
+import { LegerError } from "../core/error.ts";
 import { homeDirectory, runtimePlaces } from "../core/paths.ts";
+import { readJsonFile } from "./json-file.ts";
 import type { CliWorld } from "./world.ts";
 
 export type Settings = {
@@ -54,21 +54,8 @@ function configFileOf(world: CliWorld): string | undefined {
 }
 
 function readConfig(file: string): z.infer<typeof Config> {
-  let text: string;
-  try {
-    text = readFileSync(file, "utf8");
-  } catch (error) {
-    const code = systemCode(error);
-    if (code === "ENOENT" || code === "ENOTDIR") return {};
-    throw new LegerError("CONFIG", `cannot read ${file} (${code ?? "unknown error"})`, { cause: error });
-  }
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch {
-    // V8 quotes the text around the fault: a key may have been pasted there.
-    throw new LegerError("CONFIG", `${file} is not JSON`, { hints: [EXAMPLE] });
-  }
+  const json = readJsonFile(file, EXAMPLE);
+  if (json === undefined) return {};
   const parsed = Config.safeParse(json);
   if (parsed.success) return parsed.data;
   const faults = parsed.error.issues.map(({ code, path, message, ...issue }) =>
