@@ -3,9 +3,10 @@
 import { addressOf, cString, libcWith } from "./libc-bun.ts";
 
 /**
- * Runs `file`, called `name`, in this process's place with the same arguments, byte for byte, and the same environment, descriptors and
- * signals. Returns only when that failed. Bun's own process.execve would close all descriptors above 2, among them a
- * shell's `<(command)`, and can pass on no argument that isn't UTF-8.
+ * Runs `file`, called `name`, in this process's place with the same arguments, byte for byte, and the same environment,
+ * descriptors and signals (but for SIGPIPE, which Bun ignores from its start). Returns only when that failed. Bun's own
+ * process.execve would close all descriptors above 2, among them a shell's `<(command)`, and can pass on no argument that
+ * isn't UTF-8.
  */
 export function become(file: string, name: string): void {
   const libc = libcWith({
@@ -29,7 +30,7 @@ export function become(file: string, name: string): void {
   // Each with its NUL.
   const commandLine = readFileSync("/proc/self/cmdline");
   const addresses: bigint[] = [];
-  for (let at = 0; at < commandLine.length; at = commandLine.indexOf(0, at) + 1) {
+  for (let at = 0, end = commandLine.indexOf(0); end !== -1; at = end + 1, end = commandLine.indexOf(0, at)) {
     addresses.push(addressOf(commandLine) + BigInt(at));
   }
   // The program tells by its name what it is to be, and a caller may choose ours.
