@@ -10,12 +10,13 @@ const src = path.join(root, "src");
 
 /** Which folders of src a folder may import. Imports go down only; features never import one another. */
 const MAY_IMPORT: Record<string, readonly string[]> = {
-  bin: ["cli", "daemon", "driver", "fetch", "store", "setec", "core"],
+  bin: ["cli", "daemon", "driver", "fetch", "backup", "store", "setec", "core"],
   cli: ["driver", "fetch", "render", "setec", "core"],
   daemon: ["store", "setec", "core"],
   driver: ["setec", "core"],
   fetch: ["setec", "core"],
   render: ["core"],
+  backup: ["store", "core"],
   store: ["setec", "core"],
   setec: ["core"],
   core: [],
@@ -29,6 +30,7 @@ const OWNERS: Record<string, readonly string[]> = {
   "smol-toml": ["cli/containers-conf.ts"],
   "env-paths": ["bin/leger.ts"],
   nunjucks: ["render/template.ts"],
+  "age-encryption": ["backup/seal.ts"],
   "node:sqlite": ["store/"],
   "node:child_process": ["core/exec.ts"],
 };
@@ -94,7 +96,25 @@ async function packagesOf(entry: string): Promise<string[]> {
 }
 
 test("the daemon carries neither yargs nor undici: 90 MiB and 50 ms would go to nothing", async () => {
-  expect(await packagesOf("src/bin/legerd.ts")).toEqual(["zod"]);
+  const packages = await packagesOf("src/bin/legerd.ts");
+  expect(packages).toContain("age-encryption");
+  expect(packages).not.toContain("yargs");
+  expect(packages).not.toContain("undici");
+});
+
+test("what seals backups is loaded for that, and not by a daemon that serves", async () => {
+  const { metafile } = await bundle("src/bin/legerd.ts", "esm");
+  const seen = new Set<string>();
+  const visit = (file: string): void => {
+    if (seen.has(file)) return;
+    seen.add(file);
+    for (const { kind, path: target } of metafile.inputs[file]?.imports ?? []) {
+      if (kind === "import-statement") visit(target);
+    }
+  };
+  visit("src/bin/legerd.ts");
+  expect(seen).toContain("src/daemon/legerd.ts");
+  expect([...seen].filter((file) => /src\/backup|noble|age-encryption/.test(file))).toEqual([]);
 });
 
 test.for(["src/cli/hot.ts", "src/core/wire-node.ts"])(

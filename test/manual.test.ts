@@ -55,7 +55,8 @@ test("every command has a page with its options, arguments and examples", () => 
 
 test("the daemon's commands and its configuration's keys are there", async () => {
   for (const { options } of allBelow(await legerdTable())) {
-    for (const { name } of options) expect(textOf("legerd.8")).toContain(`Fl \\-${name}`);
+    for (const { name } of options)
+      expect(textOf("legerd.8")).toContain(`Fl \\-${name.replaceAll("-", "\\-")}`);
   }
   for (const key of ["doors[].unix", "doors[].grants[].action", "cache_entries"]) {
     expect(textOf("legerd.json.5")).toContain(`.It Ic "${key}"`);

@@ -231,7 +231,10 @@ function fromHelp(help: Help, words: readonly string[]): Command {
     const own = options.filter(
       ({ name }) => mentioned.size === 0 || mentioned.has(name) || name === "help" || name === "version",
     );
-    const takes = rest < 0 ? [] : parts.slice(rest).filter((part) => /^[A-Z]+$/.test(part));
+    // Behind an option it is that option's value.
+    const takes = parts.filter(
+      (part, at) => rest >= 0 && at >= rest && /^[A-Z]+$/.test(part) && !/^\[?--/.test(parts[at - 1] ?? ""),
+    );
     return { named, does, own, takes };
   });
   const own = forms.find(({ named }) => named.join(" ") === words.join(" "));
@@ -240,10 +243,7 @@ function fromHelp(help: Help, words: readonly string[]): Command {
     words: named,
     aliases: [],
     summary: form?.does ?? "",
-    positionals: (form?.takes ?? [])
-      // Behind an option it is that option's value.
-      .filter((take) => !listed.some(({ value }) => value === take.toLowerCase()))
-      .map((take) => positionalOf(`<${take.toLowerCase()}>`, named, new Map())),
+    positionals: (form?.takes ?? []).map((take) => positionalOf(`<${take.toLowerCase()}>`, named, new Map())),
     options: sorted(form?.own ?? options),
     inherits: false,
     examples: [],

@@ -11,7 +11,6 @@ import { VERSION, versionLine } from "../core/version.ts";
 import { readConfig, type DaemonConfig, type DoorConfig } from "../daemon/config.ts";
 import { startLegerd } from "../daemon/legerd.ts";
 import { inheritedSockets, LISTEN_VARIABLES, tellReady } from "../daemon/systemd.ts";
-import { checkStore } from "../store/check.ts";
 
 /** Shorter than systemd's patience, and than the 5 s within which a stop has to be over. */
 const STOP_GRACE_MS = 4_500;
@@ -24,21 +23,33 @@ const HELP = `legerd ${VERSION}: keeps secrets, encrypted and versioned, and ans
 Usage:
   legerd [--config FILE] [--state DIR] [--socket PATH]
   legerd check [--state DIR] [--json]     verify every row of the store, and change nothing
+  legerd backup FILE [--recipient KEY | --recipients-file FILE | --passphrase-file FILE] [--force] [--state DIR] [--json]
+                                          seal the whole store into one file, main key included; also while it runs
+  legerd restore FILE [--passphrase-file FILE | --identity-file FILE] [--state DIR] [--json]
+                                          make a store of a backup, in an empty directory, and verify every row
 
 Options:
-  --config FILE   configuration (default: ~/.config/leger/legerd.json, /etc/leger/legerd.json for root)
-  --state DIR     where the store lies (default: ~/.local/state/legerd, /var/lib/legerd for root)
-  --socket PATH   where to listen (default: $XDG_RUNTIME_DIR/leger/legerd.sock, /run/leger/legerd.sock for root)
-  --json          check: the result as JSON
+  --config FILE           configuration (default: ~/.config/leger/legerd.json, /etc/leger/legerd.json for root)
+  --state DIR             where the store lies (default: ~/.local/state/legerd, /var/lib/legerd for root)
+  --socket PATH           where to listen (default: $XDG_RUNTIME_DIR/leger/legerd.sock, /run/leger/legerd.sock for root)
+  --recipient KEY         seal to this age recipient (age1…) in place of a passphrase; may be repeated
+  --recipients-file FILE  the same for recipients in a file, a line each
+  --passphrase-file FILE  the passphrase stands in this file, which may be a pipe; - is standard input (default: it is asked for)
+  --identity-file FILE    what opens a backup that was sealed to a recipient, as age-keygen writes it
+  --force                 put the backup in the place of a file that is there
+  --json                  the result as JSON
   --help, --version
 
 Examples:
   legerd
   legerd --state /tmp/try/state --socket /tmp/try/run/legerd.sock
   legerd check
+  legerd backup /media/stick/legerd.backup
+  legerd backup --recipient age1… /srv/backup/legerd.age
+  legerd restore /media/stick/legerd.backup
 `;
 
-type Options = { config?: string; state?: string; socket?: string; json: boolean };
+type Options = { config?: string; state?: string; socket?: string };
 
 async function main(): Promise<void> {
   // V8 would double its nursery to 64 MiB under load, for a tenth more requests a second.
@@ -53,19 +64,35 @@ async function main(): Promise<void> {
   const { values, positionals } = parse(process.argv.slice(2));
   if (values.help === true) return void process.stdout.write(HELP);
   if (values.version === true) return void process.stdout.write(`${versionLine("legerd")}\n`);
-  const { config, state, socket, json = false } = values;
-  const options: Options = {
-    json,
-    ...(config === undefined ? {} : { config: path.resolve(config) }),
-    ...(state === undefined ? {} : { state: path.resolve(state) }),
-    ...(socket === undefined ? {} : { socket: path.resolve(socket) }),
-  };
   const [command, ...rest] = positionals;
-  if (rest.length > 0 || (command !== undefined && command !== "check")) {
-    throw usage(`unknown argument ${JSON.stringify(rest[0] ?? command)}`);
+  if (command === undefined) {
+    requireOnly("legerd", values, ["config", "state", "socket"]);
+    const { config, state, socket } = values;
+    await serve({
+      ...(config === undefined ? {} : { config: path.resolve(config) }),
+      ...(state === undefined ? {} : { state: path.resolve(state) }),
+      ...(socket === undefined ? {} : { socket: path.resolve(socket) }),
+    });
+    return;
   }
-  if (command === "check") await check(options);
-  else await serve(options);
+  // Loaded when it is needed: what serves needs none of it.
+  const { COMMANDS, isCommand, runCommand } = await import("./legerd-commands.ts");
+  if (!isCommand(command)) throw usage(`unknown argument ${JSON.stringify(command)}`);
+  const { takes, files } = COMMANDS[command];
+  requireOnly(command, values, takes);
+  if (rest.length > files.length) throw usage(`unknown argument ${JSON.stringify(rest[files.length])}`);
+  if (rest.length < files.length) throw usage(`${command}: ${files[rest.length] ?? ""} is missing`);
+  const status = await runCommand(command, rest, values);
+  if (status !== 0) process.exitCode = status;
+}
+
+function requireOnly(
+  what: string,
+  values: Readonly<Record<string, unknown>>,
+  takes: readonly string[],
+): void {
+  const other = Object.keys(values).find((name) => !takes.includes(name));
+  if (other !== undefined) throw usage(`${what} takes no option --${other}`);
 }
 
 async function serve(options: Options): Promise<void> {
@@ -104,24 +131,6 @@ function log(line: string): void {
   process.stderr.write(`${line}\n`);
 }
 
-async function check({ state, json }: Options): Promise<void> {
-  const stateDir = state ?? homeDirectory("state", worldOf(process.env, nodeFiles));
-  const result = await checkStore({ stateDir, credentialsDir: process.env["CREDENTIALS_DIRECTORY"] });
-  const { problems, ...counts } = result;
-  if (json) {
-    process.stdout.write(
-      `${JSON.stringify({ schema_version: 1, ok: problems.length === 0, ...counts, problems })}\n`,
-    );
-  } else {
-    for (const problem of problems) process.stdout.write(`${problem}\n`);
-    const sums = Object.entries(counts).map(([what, count]) => `${count} ${what}`);
-    const verdict =
-      problems.length === 0 ? "every row is as legerd wrote it" : `problems: ${problems.length}`;
-    process.stderr.write(`legerd: ${stateDir}: ${sums.join(", ")}; ${verdict}\n`);
-  }
-  if (problems.length > 0) process.exitCode = exitStatusOf(new LegerError("DAMAGED", ""));
-}
-
 /** The configured doors, or the default one: everything, for the user who runs this. */
 function doorsOf({ socket }: Options, config: DaemonConfig | undefined, world: World): readonly DoorConfig[] {
   if (config?.doors !== undefined) {
@@ -151,6 +160,11 @@ function parse(args: string[]) {
         state: { type: "string" },
         socket: { type: "string" },
         json: { type: "boolean" },
+        force: { type: "boolean" },
+        recipient: { type: "string", multiple: true },
+        "recipients-file": { type: "string" },
+        "passphrase-file": { type: "string" },
+        "identity-file": { type: "string" },
         help: { type: "boolean", short: "h" },
         version: { type: "boolean" },
       },

@@ -111,6 +111,8 @@ const Status = z.object({
   database: z.string(),
   main_key: z.string(),
   audit_log: z.string(),
+  // A legerd that is older than this leger says nothing of it.
+  last_backup: z.object({ made_at: z.string(), commits_since: z.number() }).nullish(),
 });
 
 function pathOf(service: string): string {

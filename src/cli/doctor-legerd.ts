@@ -1,4 +1,4 @@
-/** doctor-legerd — is legerd there, private, as new as leger, started by systemd, and does it write its log? */
+/** doctor-legerd — is legerd there, private, as new as leger, started by systemd, does it write its log, is it backed up? */
 import { closeSync, constants, fstatSync, openSync, readSync, statfsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { z } from "zod";
@@ -202,4 +202,28 @@ export function checkDisk(world: CliWorld, daemon: Daemon): Finding {
   if (free >= LOW_DISK_BYTES) return ok(text, { free_bytes: free });
   const hints = ["make room there: what cannot be noted in the audit log is not answered"];
   return free === 0 ? wrong(text, hints, { free_bytes: free }) : warning(text, hints, { free_bytes: free });
+}
+
+const DAY_MS = 24 * 60 * 60 * 1_000;
+/** A backup that is older than this, of a store that changed since, is one to make anew. */
+const OLD_BACKUP_DAYS = 30;
+
+export function checkBackup(world: CliWorld, daemon: Daemon): Finding {
+  if (!("value" in daemon)) return note("legerd cannot be asked when it was backed up");
+  const { secrets, last_backup: last } = daemon.value;
+  if (last === undefined) return note("this legerd does not say when it was backed up");
+  const hints = ["legerd backup FILE, on another disk than this one"];
+  if (last === null) {
+    if (secrets === 0) return note("there is nothing to back up yet");
+    return warning("there was never a backup: with this disk, every secret here is lost", hints, {
+      last_backup: null,
+    });
+  }
+  const now = (world.now ?? (() => new Date()))().getTime();
+  const days = Math.floor((now - Date.parse(last.made_at)) / DAY_MS);
+  const age = days < 1 ? "less than a day old" : days === 1 ? "a day old" : `${days} days old`;
+  const changed = last.commits_since === 0 ? "nothing has changed since" : "secrets have changed since";
+  const text = `the last backup, of ${last.made_at}, is ${age}; ${changed}`;
+  const isOld = days > OLD_BACKUP_DAYS && last.commits_since !== 0;
+  return isOld ? warning(text, hints, { last_backup: last }) : ok(text, { last_backup: last });
 }

@@ -3,7 +3,15 @@ import type { Argv } from "yargs";
 import { LegerError, systemCode } from "../core/error.ts";
 import { runtimePlaces } from "../core/paths.ts";
 import { connect, type DaemonStatus } from "./daemon.ts";
-import { checkAudit, checkDisk, checkLegerd, checkSocket, checkUnit, checkVersion } from "./doctor-legerd.ts";
+import {
+  checkAudit,
+  checkBackup,
+  checkDisk,
+  checkLegerd,
+  checkSocket,
+  checkUnit,
+  checkVersion,
+} from "./doctor-legerd.ts";
 import {
   checkClock,
   checkCoreDumps,
@@ -37,6 +45,7 @@ export const CHECKS = [
   "clock",
   "audit",
   "disk",
+  "backup",
 ] as const;
 type Check = (typeof CHECKS)[number];
 
@@ -140,6 +149,7 @@ async function examine(cli: Cli, args: Args): Promise<Examined[]> {
     clock: () => checkClock(world),
     audit: async () => checkAudit(world, await daemon),
     disk: async () => checkDisk(world, await daemon),
+    backup: async () => checkBackup(world, await daemon),
   };
   return Promise.all(CHECKS.map(async (check) => ({ check, ...(await settled(check, checks[check])) })));
 }

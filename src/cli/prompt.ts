@@ -3,8 +3,11 @@ import { LegerError } from "../core/error.ts";
 import { Interrupted } from "./terminal.ts";
 import type { CliWorld } from "./world.ts";
 
+/** Where a question is asked. */
+export type Asking = Pick<CliWorld, "stdin" | "stderr" | "isTTY">;
+
 /** Can a question be asked at all, seen and answered? */
-export function canAsk({ isTTY, stdin }: CliWorld): boolean {
+export function canAsk({ isTTY, stdin }: Asking): boolean {
   return isTTY.stdin && isTTY.stderr && stdin.setRawMode !== undefined;
 }
 
@@ -12,20 +15,30 @@ export function canAsk({ isTTY, stdin }: CliWorld): boolean {
  * A value, asked for twice without echo. USAGE when the two differ; Interrupted on Ctrl-C, or on Ctrl-D with
  * nothing typed. The value ends at the first Enter, so it has one line.
  */
-export async function askValue(world: CliWorld, label: string): Promise<Uint8Array> {
+export async function askValue(world: Asking, label: string): Promise<Uint8Array> {
+  const value = await askTwice(world, label);
+  if (value !== undefined) return value;
+  throw new LegerError("USAGE", "the two values differ; nothing was stored", {
+    hints: ["a value of several lines comes from a file or a pipe: --file FILE"],
+  });
+}
+
+/** What was typed without echo, the same both times; undefined where it was not. */
+export async function askTwice(world: Asking, label: string): Promise<Uint8Array | undefined> {
   using keyboard = new Keyboard(world);
   const first = await keyboard.line(`${label}: `, { echo: false });
   const second = await keyboard.line("Once more: ", { echo: false });
-  if (!Buffer.from(first).equals(second)) {
-    throw new LegerError("USAGE", "the two values differ; nothing was stored", {
-      hints: ["a value of several lines comes from a file or a pipe: --file FILE"],
-    });
-  }
-  return first;
+  return Buffer.from(first).equals(second) ? first : undefined;
+}
+
+/** What is typed without echo. */
+export async function askHidden(world: Asking, label: string): Promise<Uint8Array> {
+  using keyboard = new Keyboard(world);
+  return keyboard.line(`${label}: `, { echo: false });
 }
 
 /** Yes or no; anything but a plain yes is a no. */
-export async function confirm(world: CliWorld, question: string): Promise<boolean> {
+export async function confirm(world: Asking, question: string): Promise<boolean> {
   using keyboard = new Keyboard(world);
   const answer = await keyboard.line(`${question} [y/N] `, { echo: true });
   return /^y(es)?$/i.test(Buffer.from(answer).toString().trim());
@@ -40,11 +53,11 @@ const DELETE = 0x7f;
 
 /** The terminal in raw mode for as long as this lives; what is typed ahead is kept for the next line. */
 class Keyboard {
-  readonly #world: CliWorld;
+  readonly #world: Asking;
   readonly #chunks: AsyncIterator<Buffer>;
   #pending: Buffer = Buffer.alloc(0);
 
-  constructor(world: CliWorld) {
+  constructor(world: Asking) {
     this.#world = world;
     world.stdin.setRawMode?.(true);
     this.#chunks = chunksOf(world.stdin);

@@ -47,6 +47,7 @@ async function status({ world, settings, terminal }: Cli, json = false): Promise
       ["state", facts.state_dir],
       ["main key", facts.main_key],
       ["audit log", facts.audit_log],
+      ["backup", facts.last_backup?.made_at ?? "never"],
       ["config", here.config ?? "nowhere: neither XDG_CONFIG_HOME nor HOME is set"],
     ] as const;
     for (const [what, is] of lines) await terminal.line(`${what.padEnd(10)} ${is}`);

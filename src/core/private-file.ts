@@ -224,15 +224,15 @@ function unopened(
   });
 }
 
-function temporaryName(name: string): string {
+export function temporaryName(name: string): string {
   return `.${name}.${process.pid}-${process.hrtime.bigint().toString(36)}.tmp`;
 }
 
-function isTemporaryOf(name: string, entry: string): boolean {
+export function isTemporaryOf(name: string, entry: string): boolean {
   return entry.startsWith(`.${name}.`) && /^\d+-[0-9a-z]+\.tmp$/.test(entry.slice(name.length + 2));
 }
 
-function unlinkQuietly(path: string): void {
+export function unlinkQuietly(path: string): void {
   try {
     unlinkSync(path);
   } catch {
@@ -248,7 +248,7 @@ function checked<T>(shown: string, read: () => T): T {
   }
 }
 
-function failure(verb: string, shown: string, error: unknown): LegerError {
+export function failure(verb: string, shown: string, error: unknown): LegerError {
   const code = systemCode(error) ?? "unknown error";
   if (code === "ENOSPC" || code === "EDQUOT") {
     return new LegerError("IO", `cannot ${verb} ${shown}: no space left (${code})`, {

@@ -120,6 +120,10 @@ export class Session {
     return this.#store.count();
   }
 
+  generation(): bigint {
+    return this.#store.generation();
+  }
+
   /** What an entry of Podman's gives: the active version of its secret, or the value it keeps for itself. */
   lookup(id: string): VersionedValue {
     return this.#hiding(`look up ${id}`, () => {

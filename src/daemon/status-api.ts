@@ -1,4 +1,5 @@
 /** status-api — whether legerd is well, and where its things lie. */
+import { readLastBackup } from "../store/last-backup.ts";
 import { json, type Answer } from "./answer.ts";
 import type { RouteRequest } from "./request.ts";
 
@@ -22,5 +23,13 @@ export function status({ session, facts }: RouteRequest): Answer {
     main_key: facts.mainKeyFile,
     audit_log: facts.auditFile,
     doors: facts.doors,
+    last_backup: lastBackup(facts.stateDir, session.generation()),
   });
+}
+
+/** How many commits the store has that it had not: one changes a secret, a service or an entry, or several at once. */
+function lastBackup(stateDir: string, generation: bigint): { made_at: string; commits_since: number } | null {
+  const last = readLastBackup(stateDir);
+  if (last === undefined) return null;
+  return { made_at: last.madeAt, commits_since: Number(generation - last.generation) };
 }

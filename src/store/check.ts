@@ -4,6 +4,7 @@ import type { DatabaseSync } from "node:sqlite";
 import { LegerError } from "../core/error.ts";
 import { nextTurn } from "../core/turn.ts";
 import { connect, findDatabase, isOurs, markFileOf, readKeys, sizeOf, type Where } from "./database.ts";
+import type { MainKey } from "./main-key.ts";
 import { readMark } from "./mark.ts";
 import { Rows, type OpenedRow, type SecretRecord } from "./rows.ts";
 import type { StoreKeys } from "./seal.ts";
@@ -46,17 +47,10 @@ const STEPS_PER_TURN = 500;
  * UNSAFE for a key that others may read, IO.
  */
 export async function checkStore(where: Where): Promise<CheckResult> {
-  const { file, exists, mainKey } = findDatabase(where);
-  if (!exists || mainKey === undefined) {
-    throw new LegerError("CONFIG", `check ${file}: there is no database`, {
-      hints: ["legerd makes it at its first start; name its directory with --state DIR"],
-    });
-  }
+  const { file, mainKey } = findStore(where, "check");
   const result: CheckResult = { problems: [], secrets: 0, versions: 0, links: 0, services: 0 };
-  // A log that a crash left is read and stays as it is: only legerd copies it into the database.
-  const asCrashed = sizeOf(`${file}-wal`) > 0 || fs.existsSync(`${file}-journal`);
   await attempt(result, `check ${file}`, async () => {
-    const db = connect(file, asCrashed ? "read" : "check");
+    const db = connectToLook(file);
     try {
       await attempt(result, "SQLite's own check", () => checkPages(db, result));
       if (!isOurs(db))
@@ -71,12 +65,32 @@ export async function checkStore(where: Where): Promise<CheckResult> {
   return result;
 }
 
-async function checkSnapshot(
+/** A database that is there, and its main key. Throws as `checkStore` does. */
+export function findStore(where: Where, verb: string): { file: string; mainKey: MainKey } {
+  const { file, exists, mainKey } = findDatabase(where);
+  if (exists && mainKey !== undefined) return { file, mainKey };
+  throw new LegerError("CONFIG", `${verb} ${file}: there is no database`, {
+    hints: ["legerd makes it at its first start; name its directory with --state DIR"],
+  });
+}
+
+/** A connection that changes nothing, beside a running legerd or without one. */
+export function connectToLook(file: string): DatabaseSync {
+  // A log that a crash left is read and stays as it is: only legerd copies it into the database.
+  const asCrashed = sizeOf(`${file}-wal`) > 0 || fs.existsSync(`${file}-journal`);
+  return connect(file, asCrashed ? "read" : "check");
+}
+
+/**
+ * Verifies what the connection sees at one moment, and leaves it open there for what is to be read besides. Resolves
+ * with how many commits that moment has behind it.
+ */
+export async function checkSnapshot(
   db: DatabaseSync,
   keys: StoreKeys,
   mark: bigint,
   result: CheckResult,
-): Promise<void> {
+): Promise<bigint> {
   const rows = new Rows(db, keys);
   const check: Check = { db, rows, rooted: false, owners: new Map(), result };
   await attempt(result, "the root of the tree", () => {
@@ -88,6 +102,7 @@ async function checkSnapshot(
   await attempt(result, "the records", () => checkRecords(check));
   await attempt(result, "the values", () => findStrayValues(check));
   if (check.rooted) await attempt(result, "the tree", () => checkTree(check));
+  return check.rooted ? rows.generation : 0n;
 }
 
 /** Runs a pass; damage that ends it is one problem more. */

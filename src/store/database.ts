@@ -11,8 +11,10 @@ import { createSealer, keyFingerprint, newKey, rootSealer, type StoreKeys } from
 import { asBlob, fromSqlite } from "./sqlite.ts";
 import { sealEmptyRoot } from "./tree.ts";
 
-const DATABASE_FILE = "secrets.db";
-const LOCK_FILE = "legerd.lock";
+export const DATABASE_FILE = "secrets.db";
+export const LOCK_FILE = "legerd.lock";
+/** What a restore works in. As long as it is there, the store beside it is not whole. */
+export const RESTORE_DIRECTORY = "restore.new";
 
 /** "lgrd" in ASCII: SQLite's application_id, which `file` shows. */
 const APPLICATION_ID = 0x6c67_7264;
@@ -80,6 +82,15 @@ export function findDatabase({ stateDir, credentialsDir }: Where): {
   mainKey: MainKey | undefined;
 } {
   const file = path.join(stateDir, DATABASE_FILE);
+  const unfinished = path.join(stateDir, RESTORE_DIRECTORY);
+  if (fs.existsSync(unfinished)) {
+    throw new LegerError("DAMAGED", `open ${file}: a restore into its directory did not come to its end`, {
+      hints: [
+        "run legerd restore again: it begins anew",
+        `to do without, remove ${unfinished} and whatever else it has put there`,
+      ],
+    });
+  }
   const exists = fs.lstatSync(file, { throwIfNoEntry: false }) !== undefined;
   const mainKey = readMainKey({ stateDir, credentialsDir });
   if (exists && mainKey === undefined) {
@@ -195,6 +206,24 @@ export function isOurs(db: DatabaseSync): boolean {
   return Number(db.prepare("PRAGMA application_id").get()?.["application_id"]) === APPLICATION_ID;
 }
 
+/** Begins a database of our own at a version of the schema; what is put in before `finish` is there whole or not at all. */
+export function buildDatabase(
+  file: string,
+  { version, migrations = MIGRATIONS }: { version: number; migrations?: readonly string[] },
+): { db: DatabaseSync; finish: () => void } {
+  fs.closeSync(fs.openSync(file, "wx", 0o600));
+  const db = new DatabaseSync(file);
+  try {
+    db.exec(`PRAGMA synchronous = FULL; PRAGMA application_id = ${APPLICATION_ID}; BEGIN`);
+    migrate(db, 0, migrations.slice(0, version));
+  } catch (error) {
+    db.close();
+    throw error;
+  }
+  // Set here and kept in the header, so that readers need not wait for the writer's connection.
+  return { db, finish: () => db.exec("COMMIT; PRAGMA journal_mode = WAL") };
+}
+
 function createDatabase(file: string, mainKey: MainKey, migrations: readonly string[]): StoreKeys {
   const temporary = `${file}.new`;
   const storeId = randomBytes(16);
@@ -202,18 +231,14 @@ function createDatabase(file: string, mainKey: MainKey, migrations: readonly str
   try {
     // What a crash during an earlier first start left: it never became the database.
     for (const end of ["", "-wal", "-shm", "-journal"]) fs.rmSync(temporary + end, { force: true });
-    fs.closeSync(fs.openSync(temporary, "wx", 0o600));
-    const db = new DatabaseSync(temporary);
+    const { db, finish } = buildDatabase(temporary, { version: migrations.length, migrations });
     try {
-      db.exec(`PRAGMA synchronous = FULL; PRAGMA application_id = ${APPLICATION_ID}; BEGIN`);
-      migrate(db, 0, migrations);
       const insert = db.prepare("INSERT INTO meta (key, value) VALUES (?, ?)");
       insert.run("store_id", storeId);
       insert.run("main_key", keyFingerprint(mainKey.bytes, storeId));
       insert.run("data_key", createSealer(mainKey.bytes, storeId, "data key").seal(keys.dataKey, storeId));
       insert.run("root", sealEmptyRoot(rootSealer(keys)));
-      // Set here and kept in the header, so that readers need not wait for the writer's connection.
-      db.exec("COMMIT; PRAGMA journal_mode = WAL");
+      finish();
     } finally {
       db.close();
     }

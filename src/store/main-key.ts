@@ -34,11 +34,10 @@ export function readMainKey({ stateDir, credentialsDir }: Where): MainKey | unde
   return text === undefined ? undefined : { bytes: decode(text, file), file };
 }
 
-/** Makes a main key, durable before it is used. Throws IO when that fails; never overwrites. */
-export function createMainKey(stateDir: string): MainKey {
+/** Makes a main key, or keeps one that is given, durable before it is used. Throws IO when that fails; never overwrites. */
+export function createMainKey(stateDir: string, bytes = newKey()): MainKey {
   const file = path.join(stateDir, MAIN_KEY_FILE);
   const directory = path.dirname(file);
-  const bytes = newKey();
   const temporary = `${file}.new`;
   try {
     fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
@@ -46,7 +45,7 @@ export function createMainKey(stateDir: string): MainKey {
     fs.rmSync(temporary, { force: true });
     const fd = fs.openSync(temporary, "wx", 0o600);
     try {
-      fs.writeFileSync(fd, `${PREFIX}${bytes.toString("base64url")}\n`);
+      fs.writeFileSync(fd, `${mainKeyLine(bytes)}\n`);
       fs.fsyncSync(fd);
     } finally {
       fs.closeSync(fd);
@@ -60,6 +59,19 @@ export function createMainKey(stateDir: string): MainKey {
     throw new LegerError("IO", `create main key ${file}: ${systemCode(cause) ?? "failed"}`, { cause });
   }
   return { bytes, file };
+}
+
+/** A main key as it stands in a file. */
+export function mainKeyLine(bytes: Buffer): string {
+  return `${PREFIX}${bytes.toString("base64url")}`;
+}
+
+/** The key in the line that `mainKeyLine` makes; undefined where it is none. */
+export function parseMainKeyLine(line: string): Buffer | undefined {
+  const bytes = Buffer.from(line.slice(PREFIX.length), "base64url");
+  return line.startsWith(PREFIX) && bytes.length === KEY_BYTES && mainKeyLine(bytes) === line
+    ? bytes
+    : undefined;
 }
 
 /** Makes the entries of a directory durable. */
@@ -105,15 +117,8 @@ function readPrivate(file: string, { checkMode }: { checkMode: boolean }): strin
 }
 
 function decode(text: string, file: string): Buffer {
-  const line = text.trimEnd();
-  const bytes = Buffer.from(line.slice(PREFIX.length), "base64url");
-  if (
-    !line.startsWith(PREFIX) ||
-    bytes.length !== KEY_BYTES ||
-    `${PREFIX}${bytes.toString("base64url")}` !== line
-  ) {
-    throw notAKey(file);
-  }
+  const bytes = parseMainKeyLine(text.trimEnd());
+  if (bytes === undefined) throw notAKey(file);
   return bytes;
 }
 

@@ -128,6 +128,11 @@ export class Store {
     return this.#queued;
   }
 
+  /** How many commits it has behind it. */
+  generation(): bigint {
+    return this.#rows.snapshot("count", () => this.#rows.generation);
+  }
+
   /** How many secrets there are. */
   count(): number {
     return this.#rows.snapshot("count", () => this.#rows.count("secret"));

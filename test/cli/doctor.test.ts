@@ -5,6 +5,8 @@ import { describe, expect, test } from "vitest";
 import { CHECKS } from "../../src/cli/doctor.ts";
 import { driverCommands, dropInText } from "../../src/cli/driver-commands.ts";
 import { run } from "../../src/core/exec.ts";
+import { Secret } from "../../src/core/secret.ts";
+import { noteBackup } from "../../src/store/last-backup.ts";
 import { CANARY, leger, legerInShell, legerProgram, type CliResult } from "../support/cli.ts";
 import { makePlaces, PROJECT_DIR, spawnLegerd, startTestLegerd, type Places } from "../support/legerd.ts";
 import { workingPodman } from "../support/podman.ts";
@@ -108,6 +110,7 @@ onTmpfs(
   async () => {
     using machine = new Machine();
     await using daemon = await startTestLegerd({ "leger/local/x1": CANARY }, { places: machine.places });
+    noteBackup(daemon.stateDir, { madeAt: new Date().toISOString(), generation: 1n });
     const result = await machine.doctor();
     expect(result).toMatchObject({ status: 0, stderr: "leger: all is well\n" });
     const lines = result.stdout.split("\n").filter((line) => !line.startsWith(" ") && line !== "");
@@ -695,6 +698,35 @@ test("an audit log that was taken away is told", async () => {
     level: "error",
     text: expect.stringContaining("is gone"),
   });
+});
+
+function daysAgo(days: number): string {
+  return new Date(Date.now() - days * 86_400_000 - 60_000).toISOString();
+}
+
+test("a store without a backup, or with an old one, is told", async () => {
+  using machine = new Machine();
+  await using daemon = await startTestLegerd({}, { places: machine.places });
+  const { stateDir } = daemon;
+  expect(await machine.told("backup")).toMatchObject({ level: "note" });
+  await daemon.client.put("leger/local/x1", new Secret(Buffer.from(CANARY)));
+  expect(await machine.told("backup")).toMatchObject({
+    level: "warning",
+    text: expect.stringContaining("there was never a backup"),
+    hints: [expect.stringContaining("legerd backup FILE")],
+  });
+  noteBackup(stateDir, { madeAt: daysAgo(3), generation: 1n });
+  expect(await machine.told("backup")).toMatchObject({
+    level: "ok",
+    text: expect.stringMatching(/is 3 days old; nothing has changed since$/),
+  });
+  noteBackup(stateDir, { madeAt: daysAgo(31), generation: 0n });
+  expect(await machine.told("backup")).toMatchObject({
+    level: "warning",
+    text: expect.stringMatching(/is 31 days old; secrets have changed since$/),
+  });
+  noteBackup(stateDir, { madeAt: daysAgo(31), generation: 1n });
+  expect(await machine.told("backup")).toMatchObject({ level: "ok" });
 });
 
 /** Runs leger as root of a namespace of its own, with a file system of 1 MiB at $DIR. */
