@@ -1,4 +1,7 @@
-/** crash — kills legerd with SIGKILL amid writes, over and over, and looks whether anything acknowledged is lost. */
+/**
+ * crash — kills legerd with SIGKILL amid writes, and amid what it does besides, over and over, and looks whether
+ * anything acknowledged is lost.
+ */
 import * as fs from "node:fs";
 import * as os from "node:os";
 import path from "node:path";
@@ -6,6 +9,7 @@ import { parseArgs } from "node:util";
 import { checkStore } from "../src/store/check.ts";
 import { AuditTail } from "./crash/audit-tail.ts";
 import { openConnection, type Connection } from "./crash/connection.ts";
+import { AMIDS, killMaintenance } from "./crash/maintenance.ts";
 import { ABSENT, makeItems, pick, randomFrom, type Item, type Random } from "./crash/model.ts";
 import { observe, type Seen } from "./crash/observe.ts";
 import { launchLegerd, LEGERD, type LegerdProcess } from "./support/legerd-process.ts";
@@ -23,6 +27,8 @@ const MAX_LOAD_MS = 120;
 /** Each so many kills, the restart is killed, too, at a moment before this. */
 const RESTART_KILL_EVERY = 10;
 const MAX_RESTART_MS = 200;
+/** Each so many kills, one of a change of the main key, a backup, a restore or an upgrade, in turn. */
+const MAINTENANCE_EVERY = 4;
 /** Each so many kills, all values are read, not only those that changed. */
 const READ_ALL_EVERY = 10;
 const PROGRESS_EVERY = 10;
@@ -38,6 +44,9 @@ type Tally = {
   kills: number;
   /** Kills, besides, before legerd was ready again. */
   restartKills: number;
+  /** Kills, besides, of what legerd does while it doesn't serve, and how many of those came before its end. */
+  maintenanceKills: number;
+  maintenanceHits: number;
   acknowledged: number;
   /** Kills that hit at least one write on its way, and how many writes those were. */
   hits: number;
@@ -60,6 +69,8 @@ async function main(): Promise<void> {
   const tally: Tally = {
     kills: 0,
     restartKills: 0,
+    maintenanceKills: 0,
+    maintenanceHits: 0,
     acknowledged: 0,
     hits: 0,
     unanswered: 0,
@@ -105,6 +116,14 @@ async function run(options: Options, places: Places, tally: Tally): Promise<stri
     while (tally.kills < options.kills && faults.length === 0) {
       faults.push(...(await killAmidWrites(daemon, writers, connections, random, tally)));
       if (tally.kills % RESTART_KILL_EVERY === 0) await killRestart(options, places, random, tally);
+      if (tally.kills % MAINTENANCE_EVERY === 0) {
+        const amid = AMIDS[(tally.kills / MAINTENANCE_EVERY) % AMIDS.length] ?? "rekey";
+        const ground = { base: places.base, stateDir: places.stateDir, entry: options.entry };
+        const { hit, faults: found } = await killMaintenance(amid, ground, random);
+        tally.maintenanceKills += 1;
+        if (hit) tally.maintenanceHits += 1;
+        faults.push(...found);
+      }
       daemon = await start(options, places);
       connections = await connect(places, options.writers);
       faults.push(...(await verify(expected, connections, places, tally)));
@@ -249,9 +268,20 @@ function sleep(ms: number): Promise<void> {
 }
 
 function summarize(tally: Tally, faults: number, seconds: number): string {
-  const { kills, restartKills, acknowledged, hits, unanswered, carriedOut, lost } = tally;
+  const {
+    kills,
+    restartKills,
+    maintenanceKills,
+    maintenanceHits,
+    acknowledged,
+    hits,
+    unanswered,
+    carriedOut,
+    lost,
+  } = tally;
   return [
     `${kills} kills in ${seconds.toFixed(1)} s and ${restartKills} during a restart`,
+    `${maintenanceHits} of ${maintenanceKills} amid a rekey, backup, restore or upgrade`,
     `${acknowledged} writes acknowledged`,
     `${hits} kills hit writes on their way (${unanswered}, of which ${carriedOut} were carried out)`,
     `${faults} faults`,

@@ -12,6 +12,7 @@ import { homeDirectory, worldOf } from "../core/paths.ts";
 import { VERSION } from "../core/version.ts";
 import { checkStore } from "../store/check.ts";
 import type { Where } from "../store/database.ts";
+import { nextMainKey, rekey } from "../store/rekey.ts";
 import type { DumpFacts, Progress } from "../store/dump.ts";
 
 /** As they were typed; paths not yet absolute. */
@@ -23,6 +24,7 @@ export type CommandOptions = {
   "recipients-file"?: string | undefined;
   "passphrase-file"?: string | undefined;
   "identity-file"?: string | undefined;
+  print?: boolean | undefined;
 };
 
 /** Which options a command takes, and the names of what stands behind it. */
@@ -32,6 +34,7 @@ export const COMMANDS = {
     takes: ["state", "json", "force", "recipient", "recipients-file", "passphrase-file"],
     files: ["FILE"],
   },
+  rekey: { takes: ["state", "print"], files: [] },
   restore: { takes: ["state", "json", "passphrase-file", "identity-file"], files: ["FILE"] },
 } as const satisfies Record<string, { takes: readonly (keyof CommandOptions)[]; files: readonly string[] }>;
 
@@ -53,6 +56,8 @@ export async function runCommand(
         return await check(options);
       case "backup":
         return await backup(files[0] ?? "", options);
+      case "rekey":
+        return changeMainKey(options);
       case "restore":
         return await restoreFrom(files[0] ?? "", options);
       default:
@@ -123,6 +128,24 @@ async function restoreFrom(name: string, options: CommandOptions): Promise<numbe
     file,
     `${stateDir}: ${sumsOf(facts.counts)}, as of ${facts.madeAt}; every row verified`,
   );
+  return 0;
+}
+
+function changeMainKey(options: CommandOptions): number {
+  const where = whereOf(options);
+  if (options.print !== true) {
+    say(
+      `${rekey(where)} holds a new main key, and the old one opens nothing any more; backups open as before`,
+    );
+    return 0;
+  }
+  if (process.stdout.isTTY) {
+    throw new LegerError("USAGE", "a main key is not for a terminal to show", {
+      hints: ["pass it on: legerd rekey --print | systemd-creds encrypt --name=main.key - FILE"],
+    });
+  }
+  process.stdout.write(`${nextMainKey(where)}\n`);
+  say("the store opens by this key as well; once legerd has started with it, by this key alone");
   return 0;
 }
 

@@ -27,6 +27,7 @@ Usage:
                                           seal the whole store into one file, main key included; also while it runs
   legerd restore FILE [--passphrase-file FILE | --identity-file FILE] [--state DIR] [--json]
                                           make a store of a backup, in an empty directory, and verify every row
+  legerd rekey [--print] [--state DIR]    put a new main key in the place of the old one, while no legerd runs
 
 Options:
   --config FILE           configuration (default: ~/.config/leger/legerd.json, /etc/leger/legerd.json for root)
@@ -37,6 +38,7 @@ Options:
   --passphrase-file FILE  the passphrase stands in this file, which may be a pipe; - is standard input (default: it is asked for)
   --identity-file FILE    what opens a backup that was sealed to a recipient, as age-keygen writes it
   --force                 put the backup in the place of a file that is there
+  --print                 write the new main key to a pipe instead, for a credential; the old one goes once the new one is used
   --json                  the result as JSON
   --help, --version
 
@@ -161,6 +163,7 @@ function parse(args: string[]) {
         socket: { type: "string" },
         json: { type: "boolean" },
         force: { type: "boolean" },
+        print: { type: "boolean" },
         recipient: { type: "string", multiple: true },
         "recipients-file": { type: "string" },
         "passphrase-file": { type: "string" },

@@ -4,7 +4,14 @@ import path from "node:path";
 import { randomBytes } from "node:crypto";
 import { DatabaseSync } from "node:sqlite";
 import { LegerError, systemCode } from "../core/error.ts";
-import { createMainKey, readMainKey, syncDirectory, MAIN_KEY_FILE, type MainKey } from "./main-key.ts";
+import {
+  createMainKey,
+  MAIN_KEY_FILE,
+  NEXT_MAIN_KEY_FILE,
+  readMainKey,
+  syncDirectory,
+  type MainKey,
+} from "./main-key.ts";
 import { MARK_FILE, openMark, readMark } from "./mark.ts";
 import { Rows } from "./rows.ts";
 import { createSealer, keyFingerprint, newKey, rootSealer, type StoreKeys } from "./seal.ts";
@@ -265,7 +272,7 @@ function openDatabase(file: string, mainKey: MainKey, migrations: readonly strin
   let db: DatabaseSync | undefined;
   try {
     db = connect(file, "read");
-    const { keys, version } = readKeys(db, file, mainKey, migrations.length);
+    const { keys, version, wrap } = readKeys(db, file, mainKey, migrations.length);
     const rows = new Rows(db, keys);
     requireMarked(
       file,
@@ -273,6 +280,7 @@ function openDatabase(file: string, mainKey: MainKey, migrations: readonly strin
       rows.snapshot(`open ${file}`, () => rows.generation),
     );
     if (version < migrations.length) migrateFile(file, version, migrations);
+    settleRekey(file, wrap);
     return keys;
   } catch (error) {
     throw fromSqlite(error, `open ${file}`);
@@ -289,7 +297,7 @@ export function readKeys(
   file: string,
   mainKey: MainKey,
   newest = SCHEMA_VERSION,
-): { keys: StoreKeys; version: number } {
+): { keys: StoreKeys; version: number; wrap: Wrap } {
   const version = Number(db.prepare("PRAGMA user_version").get()?.["user_version"]);
   if (version > newest) {
     throw new LegerError(
@@ -301,10 +309,83 @@ export function readKeys(
   if (version < 1) throw new LegerError("DAMAGED", `open ${file}: its schema version is damaged`);
   const meta = db.prepare("SELECT value FROM meta WHERE key = ?");
   const storeId = asBlob(meta.get("store_id")?.["value"]);
-  const fingerprint = asBlob(meta.get("main_key")?.["value"]);
   if (storeId.length !== 16) throw new LegerError("DAMAGED", `open ${file}: its store id is damaged`);
-  const wrapped = asBlob(meta.get("data_key")?.["value"]);
-  return { keys: { storeId, dataKey: unwrap(file, mainKey, { storeId, fingerprint, wrapped }) }, version };
+  const found = (wrap: Wrap): boolean => {
+    const fingerprint = meta.get(WRAPS[wrap].mainKey)?.["value"];
+    return fingerprint !== undefined && keyFingerprint(mainKey.bytes, storeId).equals(asBlob(fingerprint));
+  };
+  const wrap = !found("current") && found("next") ? "next" : "current";
+  const { mainKey: fingerprintKey, dataKey: wrappedKey } = WRAPS[wrap];
+  const fingerprint = asBlob(meta.get(fingerprintKey)?.["value"]);
+  const wrapped = asBlob(meta.get(wrappedKey)?.["value"]);
+  return {
+    keys: { storeId, dataKey: unwrap(file, mainKey, { storeId, fingerprint, wrapped }) },
+    version,
+    wrap,
+  };
+}
+
+/** Which of the wrapped data keys a main key opens: the one there always is, or that of a main key to come. */
+type Wrap = "current" | "next";
+
+const WRAPS = {
+  current: { mainKey: "main_key", dataKey: "data_key" },
+  next: { mainKey: "next_main_key", dataKey: "next_data_key" },
+} as const;
+
+/** Wraps the data key for a main key to come, besides: from now on either of the two opens the store. */
+export function addNextWrap(db: DatabaseSync, { storeId, dataKey }: StoreKeys, next: Buffer): void {
+  const put = db.prepare("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)");
+  inTransaction(db, () => {
+    put.run(WRAPS.next.mainKey, keyFingerprint(next, storeId));
+    put.run(WRAPS.next.dataKey, createSealer(next, storeId, "data key").seal(dataKey, storeId));
+  });
+}
+
+/** Makes the next wrap the only one. */
+export function promoteNextWrap(db: DatabaseSync): void {
+  const copy = db.prepare("INSERT OR REPLACE INTO meta (key, value) SELECT ?, value FROM meta WHERE key = ?");
+  inTransaction(db, () => {
+    copy.run(WRAPS.current.mainKey, WRAPS.next.mainKey);
+    copy.run(WRAPS.current.dataKey, WRAPS.next.dataKey);
+    dropNext(db);
+  });
+}
+
+function dropNext(db: DatabaseSync): void {
+  const drop = db.prepare("DELETE FROM meta WHERE key = ?");
+  drop.run(WRAPS.next.mainKey);
+  drop.run(WRAPS.next.dataKey);
+}
+
+function inTransaction(db: DatabaseSync, work: () => void): void {
+  db.exec("BEGIN IMMEDIATE");
+  try {
+    work();
+    db.exec("COMMIT");
+  } catch (error) {
+    if (db.isTransaction) db.exec("ROLLBACK");
+    throw error;
+  }
+}
+
+/**
+ * Brings a change of the main key that was cut short to an end: forward where the new key is in its place, else back.
+ * A wrap for a key that was handed out (`rekey --print`) has no file beside it, and stays until that key comes.
+ */
+function settleRekey(file: string, wrap: Wrap): void {
+  const next = path.join(path.dirname(file), NEXT_MAIN_KEY_FILE);
+  const isUnfinished = fs.existsSync(next);
+  if (wrap === "current" && !isUnfinished) return;
+  const db = connect(file, "write");
+  try {
+    if (wrap === "next") promoteNextWrap(db);
+    else inTransaction(db, () => dropNext(db));
+  } finally {
+    db.close();
+  }
+  // Last: until here it says that there is something to settle.
+  if (isUnfinished) fs.rmSync(next);
 }
 
 /** Throws DAMAGED for a database that lacks commits which were acknowledged. */

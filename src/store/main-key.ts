@@ -7,6 +7,9 @@ import { newKey } from "./seal.ts";
 /** Where the key lies below the state directory. */
 export const MAIN_KEY_FILE = path.join("keys", "main.key");
 
+/** A key that is to take its place. */
+export const NEXT_MAIN_KEY_FILE = `${MAIN_KEY_FILE}.next`;
+
 /** systemd's name for the same key where it comes as a credential (`LoadCredential=main.key:…`). */
 const CREDENTIAL = "main.key";
 const PREFIX = "leger-main-key-1:";
@@ -59,6 +62,36 @@ export function createMainKey(stateDir: string, bytes = newKey()): MainKey {
     throw new LegerError("IO", `create main key ${file}: ${systemCode(cause) ?? "failed"}`, { cause });
   }
   return { bytes, file };
+}
+
+/** Makes the key that is to take the place of the one in the state directory, durable before it is used. */
+export function createNextMainKey(stateDir: string): Buffer {
+  const file = path.join(stateDir, NEXT_MAIN_KEY_FILE);
+  const bytes = newKey();
+  try {
+    const fd = fs.openSync(file, "wx", 0o600);
+    try {
+      fs.writeFileSync(fd, `${mainKeyLine(bytes)}\n`);
+      fs.fsyncSync(fd);
+    } finally {
+      fs.closeSync(fd);
+    }
+    syncDirectory(path.dirname(file));
+  } catch (cause) {
+    throw new LegerError("IO", `create main key ${file}: ${systemCode(cause) ?? "failed"}`, { cause });
+  }
+  return bytes;
+}
+
+/** Puts the next key in the place of the one that was, on disk once it returns. */
+export function promoteNextMainKey(stateDir: string): void {
+  const file = path.join(stateDir, MAIN_KEY_FILE);
+  try {
+    fs.renameSync(path.join(stateDir, NEXT_MAIN_KEY_FILE), file);
+    syncDirectory(path.dirname(file));
+  } catch (cause) {
+    throw new LegerError("IO", `replace main key ${file}: ${systemCode(cause) ?? "failed"}`, { cause });
+  }
 }
 
 /** A main key as it stands in a file. */
