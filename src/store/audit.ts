@@ -17,6 +17,8 @@ export type AuditEntry = {
   version?: number;
   /** The service whose env file was asked for. */
   service?: string;
+  /** The credential socket that it was read from, below legerd's directory of them: "web.env", "web/OPENAI_API_KEY". */
+  credential?: string;
   /** Podman's id of the entry that was looked up, made or deleted. */
   podman_id?: string;
   /** systemd's name of the unit that asked, and its `INVOCATION_ID`, as the asking program said them. */
@@ -59,8 +61,7 @@ function notAFile(file: string, what: string): LegerError {
 export class AuditLog {
   readonly file: string;
   readonly #fd: number;
-  #lines: string[] = [];
-  #batch: Promise<void> | undefined;
+  #batch: Batch | undefined;
   #syncing: Promise<void> = Promise.resolve();
   #queued: Promise<void> | undefined;
   #lost: LegerError | undefined;
@@ -75,22 +76,21 @@ export class AuditLog {
    * written together, all of them or, with IO, none. A caller who doesn't wait need not handle the failure.
    */
   append(entry: AuditEntry): Promise<void> {
-    this.#lines.push(`${JSON.stringify({ time: new Date().toISOString(), ...entry })}\n`);
     if (this.#batch === undefined) {
-      const { promise, resolve, reject } = Promise.withResolvers<void>();
+      const batch: Batch = { lines: [], ...Promise.withResolvers<void>() };
       // Nobody may be waiting for this one.
-      promise.catch(() => {});
-      this.#batch = promise;
-      setImmediate(() => {
-        try {
-          this.#writeBatch();
-          resolve();
-        } catch (error) {
-          reject(error);
-        }
-      });
+      batch.promise.catch(() => {});
+      this.#batch = batch;
+      setImmediate(() => this.#settle(batch));
     }
-    return this.#batch;
+    this.#batch.lines.push(lineOf(entry));
+    return this.#batch.promise;
+  }
+
+  /** Appends lines before it comes back, behind those that were appended before. Throws IO, and then wrote none. */
+  appendNow(entries: readonly AuditEntry[]): void {
+    if (this.#batch !== undefined) this.#settle(this.#batch);
+    this.#write(entries.map(lineOf));
   }
 
   /** Resolves once every line written before the call is on disk. Throws IO, and then for ever. */
@@ -106,16 +106,28 @@ export class AuditLog {
   /** Writes what is left and closes the file. */
   close(): void {
     try {
-      this.#writeBatch();
+      const { lines = [] } = this.#batch ?? {};
+      this.#batch = undefined;
+      this.#write(lines);
     } finally {
       fs.closeSync(this.#fd);
     }
   }
 
-  #writeBatch(): void {
-    const lines = Buffer.from(this.#lines.join(""));
-    this.#lines = [];
+  /** Writes a batch, once, and tells those who wait for it. */
+  #settle(batch: Batch): void {
+    if (this.#batch !== batch) return;
     this.#batch = undefined;
+    try {
+      this.#write(batch.lines);
+      batch.resolve();
+    } catch (error) {
+      batch.reject(error);
+    }
+  }
+
+  #write(texts: readonly string[]): void {
+    const lines = Buffer.from(texts.join(""));
     if (lines.length === 0) return;
     if (this.#lost !== undefined) throw this.#lost;
     let written = 0;
@@ -147,6 +159,17 @@ export class AuditLog {
       });
     });
   }
+}
+
+type Batch = {
+  lines: string[];
+  promise: Promise<void>;
+  resolve: () => void;
+  reject: (error: unknown) => void;
+};
+
+function lineOf(entry: AuditEntry): string {
+  return `${JSON.stringify({ time: new Date().toISOString(), ...entry })}\n`;
 }
 
 /** A line holds one request's names at most; a request is 1.5 MiB, and JSON may write a byte as six. */

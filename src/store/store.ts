@@ -17,6 +17,7 @@ import { hasNumber, listNumbers, versionNotFound } from "./versions.ts";
 import { startWriter, type Mutation, type Writer } from "./writer.ts";
 
 export type { LinkRecord, ServiceRecord } from "./rows.ts";
+export type { Mutation } from "./writer.ts";
 
 export type StoreOptions = {
   stateDir: string;
@@ -153,6 +154,25 @@ export class Store {
 
   service(name: string): ServiceRecord | undefined {
     return this.#rows.snapshot(`service ${name}`, () => this.#rows.read("service", name));
+  }
+
+  /** A service and what its secrets hold, in its order, all at one moment; undefined for a secret that isn't there. */
+  serviceWithValues(
+    name: string,
+  ): { service: ServiceRecord; found: (VersionedValue | undefined)[] } | undefined {
+    return this.#rows.snapshot(`service ${name}`, () => {
+      const service = this.#rows.read("service", name);
+      if (service === undefined) return undefined;
+      const found = Object.values(service.variables).map((secret) => {
+        const record = this.#rows.read("secret", secret);
+        if (record === undefined) return undefined;
+        return {
+          version: record.active,
+          value: new Secret(this.#rows.readValue(record.owner, record.active)),
+        };
+      });
+      return { service, found };
+    });
   }
 
   services(): ServiceRecord[] {
