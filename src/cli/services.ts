@@ -1,6 +1,7 @@
 /** services — the commands that say which variables a service gets from which secrets. */
 import type { Argv } from "yargs";
 import { LegerError } from "../core/error.ts";
+import { isServiceName, SERVICE_NAME_RULE } from "../core/service.ts";
 import type { Daemon } from "./daemon.ts";
 import { fullName, nameToType, shortName } from "./names.ts";
 import type { Cli, Parsing } from "./parsing.ts";
@@ -142,11 +143,9 @@ function variableFor(secret: string): string {
 }
 
 function assertServiceName(service: string): void {
-  if (/^[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}$/.test(service)) return;
+  if (isServiceName(service)) return;
   throw new LegerError("USAGE", "this is not a name for a service", {
-    hints: [
-      "letters, digits and _ . @ - after a letter or digit, at most 128: leger services set openwebui …",
-    ],
+    hints: [`${SERVICE_NAME_RULE}: leger services set openwebui …`],
   });
 }
 

@@ -6,6 +6,7 @@ import { routes as setecRoutes } from "../setec/protocol.ts";
 import { openAuditLog, type AuditLog } from "../store/audit.ts";
 import { openStore } from "../store/store.ts";
 import type { DaemonConfig, DoorConfig } from "./config.ts";
+import { Credentials } from "./credentials.ts";
 import { listenAt, listenAtInherited } from "./doors.ts";
 import { createDoorServer } from "./server.ts";
 import { Session } from "./session.ts";
@@ -20,6 +21,8 @@ export type LegerdOptions = {
   /** Sockets that are open already; each is the door's that has its name. */
   inherited?: readonly InheritedSocket[];
   cacheEntries?: DaemonConfig["cacheEntries"];
+  /** After which a reader of a credential that doesn't read is let go of; for tests. */
+  dropCredentialAfterMs?: number;
   /** One line for the journal, without a newline. */
   log: (line: string) => void;
 };
@@ -50,13 +53,18 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
   }
   const servers: http.Server[] = [];
   let audit: AuditLog | undefined;
-  const closeAll = async (): Promise<void> => {
+  let credentials: Credentials | undefined;
+  const closeAll = async (graceMs: number): Promise<void> => {
+    await credentials?.stop(graceMs);
     await store.close();
     audit?.close();
   };
   try {
     const opened = openAuditLog(stateDir, log);
     audit = opened;
+    const { dropCredentialAfterMs: dropAfterMs } = options;
+    const given = new Credentials({ doors, store, audit: opened, log, dropAfterMs });
+    credentials = given;
     const facts: StatusFacts = {
       version: options.version,
       pid: process.pid,
@@ -75,7 +83,7 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
       const access = door.grants === undefined ? undefined : compileGrants(door.grants);
       const server = createDoorServer({
         caller: { principal: door.principal, access },
-        open: (caller) => new Session(store, opened, caller),
+        open: (caller) => new Session({ store, audit: opened, credentials: given }, caller),
         facts,
         log,
       });
@@ -90,16 +98,19 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
         );
       }
     }
+    // Behind the doors: whoever could open them is the one legerd here.
+    given.start();
   } catch (error) {
     for (const server of servers) server.close();
-    await closeAll();
+    await closeAll(0);
     throw error;
   }
   return {
     failed: store.failed,
     async stop(graceMs) {
-      await Promise.all(servers.map((server) => closeServer(server, graceMs)));
-      await closeAll();
+      const credentialsEnd = credentials?.stop(graceMs);
+      await Promise.all([credentialsEnd, ...servers.map((server) => closeServer(server, graceMs))]);
+      await closeAll(0);
     },
   };
 }

@@ -9,7 +9,8 @@ import type { Secret } from "../core/secret.ts";
 import type { Access } from "../setec/grants.ts";
 import type { Action, SecretInfo } from "../setec/protocol.ts";
 import type { AuditEntry, AuditLog } from "../store/audit.ts";
-import type { LinkRecord, ServiceRecord, Store, VersionedValue } from "../store/store.ts";
+import type { LinkRecord, Mutation, ServiceRecord, Store, VersionedValue } from "../store/store.ts";
+import type { Credentials, CredentialStatus } from "./credentials.ts";
 
 /** Who is behind a door, and what they may do there. */
 export type Caller = {
@@ -23,22 +24,24 @@ export type Caller = {
 };
 
 type Origin = { service?: string; podman_id?: string };
-type SecretMutation = Extract<
-  Parameters<Store["mutate"]>[0],
-  { name: string; do: Action | "delete-version" }
->;
+type SecretMutation = Extract<Mutation, { name: string; do: Action | "delete-version" }>;
 
 /** Every method throws DENIED without the grant, IO when the audit line cannot be written, and what the store throws. */
 export class Session {
   readonly #store: Store;
   readonly #audit: AuditLog;
+  readonly #credentials: Credentials;
   readonly #caller: Caller;
   /** The batches of the audit log that hold a line of ours; only denials may be lost. */
   readonly #written: Promise<void>[] = [];
 
-  constructor(store: Store, audit: AuditLog, caller: Caller) {
+  constructor(
+    { store, audit, credentials }: { store: Store; audit: AuditLog; credentials: Credentials },
+    caller: Caller,
+  ) {
     this.#store = store;
     this.#audit = audit;
+    this.#credentials = credentials;
     this.#caller = caller;
   }
 
@@ -109,7 +112,7 @@ export class Session {
     void this.#log({ action, authorized: true, ...named(name, version) });
   }
 
-  /** Carries out a mutation of a secret; durable, audit line and all, once it resolves. */
+  /** Carries out a mutation of a secret; durable, audit line and all, and at every credential socket once it resolves. */
   mutate(action: Action, mutation: SecretMutation): Promise<number> {
     const version = "version" in mutation ? mutation.version : undefined;
     this.#require(action, mutation.name, version);
@@ -193,6 +196,11 @@ export class Session {
     });
   }
 
+  /** Whether systemd can have a service's credentials, and what is in the way. */
+  credentialStatus(name: string): CredentialStatus {
+    return this.#credentials.statusOf(this.service(name));
+  }
+
   setService(service: ServiceRecord): Promise<number> {
     this.requireOwner("set-service", { service: service.name });
     const entry = { action: "set-service", authorized: true, service: service.name } as const;
@@ -220,14 +228,23 @@ export class Session {
     return access === undefined || Object.values(variables).every((secret) => access.allows("info", secret));
   }
 
-  /** Appends the audit line first, so that what cannot be audited is not done, and waits for both to be durable. */
-  async #durably(
-    entry: Omit<AuditEntry, "principal">,
-    mutation: Parameters<Store["mutate"]>[0],
-  ): Promise<number> {
+  /**
+   * Appends the audit line first, so that what cannot be audited is not done, and waits for both to be durable, and for
+   * the credential sockets to give what is now true.
+   */
+  async #durably(entry: Omit<AuditEntry, "principal">, mutation: Mutation): Promise<number> {
     await this.#log(entry);
-    const [version] = await Promise.all([this.#store.mutate(mutation), this.#audit.sync()]);
+    const [version] = await Promise.all([this.#stored(mutation), this.#audit.sync()]);
     return version;
+  }
+
+  async #stored(mutation: Mutation): Promise<number> {
+    try {
+      return await this.#store.mutate(mutation);
+    } finally {
+      // Also after a failure: a commit whose acknowledgement was lost may have happened.
+      await this.#credentials.refresh(mutation);
+    }
   }
 
   /** Reads, then writes the line with the version that will be told; also when there was nothing to read. */

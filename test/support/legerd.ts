@@ -42,7 +42,12 @@ export type TestLegerd = Places &
   };
 
 type Secrets = Readonly<Record<string, string | Uint8Array>>;
-type Options = { doors?: (places: Places) => DoorConfig[]; cacheEntries?: number; places?: Places };
+type Options = {
+  doors?: (places: Places) => DoorConfig[];
+  cacheEntries?: number;
+  places?: Places;
+  dropCredentialAfterMs?: number;
+};
 
 /** A fresh directory with the places of a daemon in it, and its removal. */
 export function makePlaces(): Places & Disposable {
@@ -71,6 +76,9 @@ export async function startTestLegerd(secrets: Secrets = {}, options: Options = 
     doors: options.doors?.(places) ?? [ownDoor],
     log: (line) => void log.push(line),
     ...(options.cacheEntries === undefined ? {} : { cacheEntries: options.cacheEntries }),
+    ...(options.dropCredentialAfterMs === undefined
+      ? {}
+      : { dropCredentialAfterMs: options.dropCredentialAfterMs }),
   });
   const client = new SetecClient({ socketPath: places.socket });
   for (const [name, value] of Object.entries(secrets)) await client.put(name, new Secret(Buffer.from(value)));
