@@ -116,6 +116,7 @@ async function serve(options: Options): Promise<void> {
     doors,
     inherited,
     cacheEntries: config?.cacheEntries,
+    audit: config?.audit,
     log,
   });
   log(`legerd: ready: ${doors.map(({ unix }) => unix).join(", ")}`);

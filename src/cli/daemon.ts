@@ -39,6 +39,11 @@ class Daemon {
     return this.#ask("GET", "/v1/status", "ask for the status", Status);
   }
 
+  /** Has legerd read its audit logs through, which may take half a minute for a gigabyte. */
+  async verifyAudit(): Promise<AuditReport> {
+    return this.#ask("GET", "/v1/audit/verify", "verify the audit log", AuditReport);
+  }
+
   async podmanLinks(): Promise<PodmanLink[]> {
     return (await this.#ask("GET", "/v1/podman/list", "list podman's entries", Links)).entries;
   }
@@ -100,6 +105,13 @@ const Failure = z.object({
 const ServiceAnswer = z.object({ name: z.string(), variables: z.record(z.string(), z.string()) });
 const Services = z.object({ services: z.array(ServiceAnswer) });
 const Links = z.object({ entries: z.array(z.object({ id: z.string(), secret: z.string().optional() })) });
+const AuditReport = z.object({
+  ok: z.boolean(),
+  lines: z.number(),
+  unnumbered: z.number(),
+  problems: z.array(z.string()),
+});
+type AuditReport = z.infer<typeof AuditReport>;
 const Status = z.object({
   version: z.string(),
   pid: z.number(),
@@ -112,7 +124,7 @@ const Status = z.object({
   main_key: z.string(),
   audit_log: z.string(),
   // A legerd that is older than this leger says nothing of it.
-  last_backup: z.object({ made_at: z.string(), commits_since: z.number() }).nullish(),
+  last_backup: z.object({ made_at: z.string(), changes_since: z.number() }).nullish(),
 });
 
 function pathOf(service: string): string {

@@ -222,8 +222,8 @@ export function checkBackup(world: CliWorld, daemon: Daemon): Finding {
   const now = (world.now ?? (() => new Date()))().getTime();
   const days = Math.floor((now - Date.parse(last.made_at)) / DAY_MS);
   const age = days < 1 ? "less than a day old" : days === 1 ? "a day old" : `${days} days old`;
-  const changed = last.commits_since === 0 ? "nothing has changed since" : "secrets have changed since";
+  const changed = last.changes_since === 0 ? "nothing has changed since" : "secrets have changed since";
   const text = `the last backup, of ${last.made_at}, is ${age}; ${changed}`;
-  const isOld = days > OLD_BACKUP_DAYS && last.commits_since !== 0;
+  const isOld = days > OLD_BACKUP_DAYS && last.changes_since !== 0;
   return isOld ? warning(text, hints, { last_backup: last }) : ok(text, { last_backup: last });
 }

@@ -21,6 +21,7 @@ export type DaemonConfig = {
   /** Undefined: the default door. */
   doors: readonly DoorConfig[] | undefined;
   cacheEntries: number | undefined;
+  audit: { maxBytes?: number | undefined; foldMs?: number | undefined };
 };
 
 const MAX_FILE_BYTES = 1024 * 1024;
@@ -91,6 +92,25 @@ export async function configSchema() {
       .max(1_000_000)
       .optional()
       .describe("Values kept decrypted in memory; 0 for none. Left out: 1000."),
+    audit: z
+      .strictObject({
+        max_bytes: z
+          .int()
+          .min(8 * 1024 * 1024)
+          .max(1024 ** 4)
+          .optional()
+          .describe("Size of the audit logs all together; the oldest go first. Left out: 1 GiB."),
+        repeats_seconds: z
+          .int()
+          .min(0)
+          .max(3_600)
+          .optional()
+          .describe(
+            "How long repeats of a request are counted before one line tells of them; 0: a line each. Left out: 60.",
+          ),
+      })
+      .optional()
+      .describe("The audit logs."),
   });
 }
 
@@ -101,7 +121,7 @@ async function check(file: string, value: unknown): Promise<DaemonConfig> {
     const faults = parsed.error.issues.map((issue) => `${placeOf(issue.path)}: ${lowerFirst(issue.message)}`);
     throw new LegerError("CONFIG", `read ${file}: ${faults.join("; ")}`);
   }
-  const { doors, cache_entries: cacheEntries } = parsed.data;
+  const { doors, cache_entries: cacheEntries, audit } = parsed.data;
   const seen = new Set<string>();
   for (const { unix, name } of doors ?? []) {
     if (seen.has(path.normalize(unix))) throw new LegerError("CONFIG", `read ${file}: two doors at ${unix}`);
@@ -114,6 +134,10 @@ async function check(file: string, value: unknown): Promise<DaemonConfig> {
   return {
     doors: doors?.map(({ mode, grants, ...rest }) => ({ ...rest, mode: Number.parseInt(mode, 8), grants })),
     cacheEntries,
+    audit: {
+      maxBytes: audit?.max_bytes,
+      foldMs: audit?.repeats_seconds === undefined ? undefined : audit.repeats_seconds * 1_000,
+    },
   };
 }
 

@@ -3,8 +3,8 @@ import type * as http from "node:http";
 import { LegerError } from "../core/error.ts";
 import { compileGrants } from "../setec/grants.ts";
 import { routes as setecRoutes } from "../setec/protocol.ts";
-import { openAuditLog, type AuditLog } from "../store/audit.ts";
-import { openStore } from "../store/store.ts";
+import type { AuditLog } from "../store/audit.ts";
+import { openStore, type Store } from "../store/store.ts";
 import type { DaemonConfig, DoorConfig } from "./config.ts";
 import { Credentials } from "./credentials.ts";
 import { listenAt, listenAtInherited } from "./doors.ts";
@@ -23,6 +23,7 @@ export type LegerdOptions = {
   cacheEntries?: DaemonConfig["cacheEntries"];
   /** After which a reader of a credential that doesn't read is let go of; for tests. */
   dropCredentialAfterMs?: number;
+  audit?: DaemonConfig["audit"] | undefined;
   /** One line for the journal, without a newline. */
   log: (line: string) => void;
 };
@@ -54,17 +55,21 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
   const servers: http.Server[] = [];
   let audit: AuditLog | undefined;
   let credentials: Credentials | undefined;
+  let noting: Noting | undefined;
   const closeAll = async (graceMs: number): Promise<void> => {
     await credentials?.stop(graceMs);
+    audit?.flush();
+    await noting?.stop();
     await store.close();
     audit?.close();
   };
   try {
-    const opened = openAuditLog(stateDir, log);
+    const opened = store.openAudit({ ...options.audit, log });
     audit = opened;
     const { dropCredentialAfterMs: dropAfterMs } = options;
     const given = new Credentials({ doors, store, audit: opened, log, dropAfterMs });
     credentials = given;
+    noting = noteRegularly(store, opened);
     const facts: StatusFacts = {
       version: options.version,
       pid: process.pid,
@@ -72,6 +77,10 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
       stateDir,
       databaseFile: store.databaseFile,
       auditFile: opened.file,
+      verifyAudit: async () => {
+        opened.flush();
+        return store.verifyAudit(opened.heads);
+      },
       mainKeyFile: store.mainKeyFile,
       doors: doors.map(({ unix, principal, grants }) => ({
         unix,
@@ -111,6 +120,34 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
       const credentialsEnd = credentials?.stop(graceMs);
       await Promise.all([credentialsEnd, ...servers.map((server) => closeServer(server, graceMs))]);
       await closeAll(0);
+    },
+  };
+}
+
+type Noting = { stop(): Promise<void> };
+
+/** How far the audit log may run ahead of what the store has noted of it. A change is noted with its commit. */
+const NOTE_EVERY_MS = 10_000;
+
+/** Keeps noting in the store how far the audit log has come, so that its end cannot be cut off unseen. */
+function noteRegularly(store: Store, audit: AuditLog): Noting {
+  let noted = audit.heads.everything.n;
+  const note = async (): Promise<void> => {
+    const { heads } = audit;
+    if (heads.everything.n === noted) return;
+    try {
+      await store.noteAudit(heads);
+      noted = heads.everything.n;
+    } catch (error) {
+      // The next change meets the same failure and says so to its caller; what was noted before still stands.
+      if (!(error instanceof LegerError)) throw error;
+    }
+  };
+  const timer = setInterval(() => void note(), NOTE_EVERY_MS).unref();
+  return {
+    async stop() {
+      clearInterval(timer);
+      await note();
     },
   };
 }

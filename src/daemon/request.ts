@@ -1,4 +1,5 @@
 /** request — what a route is given to answer by. */
+import type { AuditReport } from "../store/audit-verify.ts";
 import type { Session } from "./session.ts";
 
 /** A request as routes see it: read whole, its caller known. */
@@ -22,6 +23,7 @@ export type StatusFacts = {
   stateDir: string;
   databaseFile: string;
   auditFile: string;
+  verifyAudit: () => Promise<AuditReport>;
   mainKeyFile: string;
   doors: readonly { unix: string; principal: string; restricted: boolean }[];
 };

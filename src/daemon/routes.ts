@@ -6,7 +6,7 @@ import { podmanDelete, podmanList, podmanLookup, podmanStore } from "./podman-ap
 import { deleteService, getServiceEnv, listServices, putService, showService } from "./service-api.ts";
 import { answerSetec } from "./setec-api.ts";
 import type { RouteRequest } from "./request.ts";
-import { health, status } from "./status-api.ts";
+import { health, status, verifyAudit } from "./status-api.ts";
 
 /**
  * What a caller needs: nothing; an action on each secret that the route touches (the session checks); or a door
@@ -33,7 +33,13 @@ export const routes: readonly Route[] = [
     handle: ({ session, body }) => answerSetec(route, session, body),
   })),
   { method: "GET", path: "/health", needs: "nothing", handle: health },
-  { method: "GET", path: "/v1/status", needs: "owner", handle: ownersOnly(status) },
+  { method: "GET", path: "/v1/status", needs: "owner", handle: ownersOnly(status, "status") },
+  {
+    method: "GET",
+    path: "/v1/audit/verify",
+    needs: "owner",
+    handle: ownersOnly(verifyAudit, "verify the audit log"),
+  },
   { method: "POST", path: "/v1/podman/lookup", needs: { action: "get" }, handle: podmanLookup },
   { method: "POST", path: "/v1/podman/store", needs: "owner", handle: podmanStore },
   { method: "POST", path: "/v1/podman/delete", needs: "owner", handle: podmanDelete },
@@ -84,9 +90,9 @@ function decode(segment: string): string {
   }
 }
 
-function ownersOnly(handle: Route["handle"]): Route["handle"] {
+function ownersOnly(handle: Route["handle"], what: string): Route["handle"] {
   return (request) => {
-    if (!request.session.isOwner) throw new LegerError("DENIED", "status: access denied");
+    if (!request.session.isOwner) throw new LegerError("DENIED", `${what}: access denied`);
     return handle(request);
   };
 }

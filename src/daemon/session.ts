@@ -123,8 +123,9 @@ export class Session {
     return this.#store.count();
   }
 
-  generation(): bigint {
-    return this.#store.generation();
+  /** How many changes the audit log has noted, those that came to nothing among them. */
+  changes(): number {
+    return this.#audit.heads.changes.n;
   }
 
   /** What an entry of Podman's gives: the active version of its secret, or the value it keeps for itself. */
@@ -233,14 +234,16 @@ export class Session {
    * the credential sockets to give what is now true.
    */
   async #durably(entry: Omit<AuditEntry, "principal">, mutation: Mutation): Promise<number> {
-    await this.#log(entry);
+    const line = this.#audit.appendChange(this.#asCaller(entry));
+    this.#written.push(line);
+    await line;
     const [version] = await Promise.all([this.#stored(mutation), this.#audit.sync()]);
     return version;
   }
 
   async #stored(mutation: Mutation): Promise<number> {
     try {
-      return await this.#store.mutate(mutation);
+      return await this.#store.mutate(mutation, this.#audit.heads);
     } finally {
       // Also after a failure: a commit whose acknowledgement was lost may have happened.
       await this.#credentials.refresh(mutation);
@@ -288,13 +291,17 @@ export class Session {
   }
 
   #append(entry: Omit<AuditEntry, "principal">): Promise<void> {
+    return this.#audit.append(this.#asCaller(entry));
+  }
+
+  #asCaller(entry: Omit<AuditEntry, "principal">): AuditEntry {
     const { principal, unit, invocation } = this.#caller;
-    return this.#audit.append({
+    return {
       principal,
       ...entry,
       ...(unit === undefined ? {} : { unit }),
       ...(invocation === undefined ? {} : { invocation }),
-    });
+    };
   }
 }
 

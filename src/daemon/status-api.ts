@@ -9,6 +9,12 @@ export function health({ session, facts }: RouteRequest): Answer {
   return json({ status: "ok", secrets_count: session.count(), version: facts.version });
 }
 
+/** Verifies the audit logs, which may take as long as reading them does. */
+export async function verifyAudit({ facts }: RouteRequest): Promise<Answer> {
+  const { problems, ...counts } = await facts.verifyAudit();
+  return json({ schema_version: 1, ok: problems.length === 0, ...counts, problems });
+}
+
 export function status({ session, facts }: RouteRequest): Answer {
   return json({
     schema_version: 1,
@@ -23,13 +29,13 @@ export function status({ session, facts }: RouteRequest): Answer {
     main_key: facts.mainKeyFile,
     audit_log: facts.auditFile,
     doors: facts.doors,
-    last_backup: lastBackup(facts.stateDir, session.generation()),
+    last_backup: lastBackup(facts.stateDir, session.changes()),
   });
 }
 
-/** How many commits the store has that it had not: one changes a secret, a service or an entry, or several at once. */
-function lastBackup(stateDir: string, generation: bigint): { made_at: string; commits_since: number } | null {
+/** When it was made, and how many changes were asked for since. */
+function lastBackup(stateDir: string, changes: number): { made_at: string; changes_since: number } | null {
   const last = readLastBackup(stateDir);
   if (last === undefined) return null;
-  return { made_at: last.madeAt, commits_since: Number(generation - last.generation) };
+  return { made_at: last.madeAt, changes_since: changes - last.changes };
 }

@@ -1,12 +1,15 @@
-/** audit — who asked for what, as JSON lines in one file that only grows. */
-import * as fs from "node:fs";
-import path from "node:path";
-import { LegerError, systemCode } from "../core/error.ts";
+/**
+ * audit — who asked for what, as numbered and chained JSON lines, bounded in size.
+ *
+ * audit.log holds everything. What changed something is written to audit-changes.log as well, which has a bound of
+ * its own: however much is read or denied, it pushes no change out.
+ */
+import type { KeyObject } from "node:crypto";
+import { AUDIT_LOGS } from "../core/audit-files.ts";
 import type { Action } from "../setec/protocol.ts";
+import { openChain, type Chain, type ChainHead } from "./chain.ts";
 
-const AUDIT_FILE = "audit.log";
-
-/** One line, besides its time. Never a value. */
+/** One line, besides its number, time and hash. Never a value. */
 export type AuditEntry = {
   principal: string;
   /** setec's actions, and those that only legerd has. A list is `info` without a secret. */
@@ -26,92 +29,183 @@ export type AuditEntry = {
   invocation?: string;
 };
 
-/**
- * Opens STATE/audit.log for appending. A line that a kill or a power cut left unfinished is told to `log` and cut off:
- * nobody was answered on it, and every line that stays can be read. Throws LegerError.
- */
-export function openAuditLog(stateDir: string, log: (line: string) => void): AuditLog {
-  const file = path.join(stateDir, AUDIT_FILE);
-  const { O_APPEND, O_CREAT, O_NOFOLLOW, O_RDWR } = fs.constants;
-  try {
-    const fd = fs.openSync(file, O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW, 0o600);
-    if (!fs.fstatSync(fd).isFile()) throw notAFile(file, "it is not a regular file");
-    const torn = cutTornLine(fd);
-    if (torn !== "") {
-      log(`legerd: notice: ${file}: cut off an unfinished line: ${JSON.stringify(torn.slice(0, 1_000))}`);
-    }
-    return new AuditLog(file, fd);
-  } catch (cause) {
-    if (cause instanceof LegerError) throw cause;
-    const code = systemCode(cause) ?? "failed";
-    if (code === "ELOOP") throw notAFile(file, "it is a symbolic link");
-    if (code === "EISDIR") throw notAFile(file, "it is a directory");
-    throw new LegerError("IO", `open audit log ${file}: ${code}`, {
-      hints: ["see whether we may write there, and whether the file system is full"],
-      cause,
+/** How far both logs have come. */
+export type AuditHeads = { everything: ChainHead; changes: ChainHead };
+
+export type AuditOptions = {
+  stateDir: string;
+  key: KeyObject;
+  /** What the store noted last; undefined for a store that never did. */
+  noted: AuditHeads | undefined;
+  /** Size of all files together, in bytes. Default 1 GiB. */
+  maxBytes?: number | undefined;
+  /** How long repeats of one request are counted before one line tells of them; 0: each has a line. Default 60 s. */
+  foldMs?: number | undefined;
+  log: (line: string) => void;
+};
+
+const DEFAULT_MAX_BYTES = 1024 ** 3;
+const DEFAULT_FOLD_MS = 60_000;
+/** All files of one size: so many of each log. */
+const FILES = { everything: 6, changes: 2 } as const;
+/** Requests whose repeats are counted at one time; beyond that the oldest is told early. */
+const MAX_FOLDED = 10_000;
+
+/** `changes`: it goes into the log of changes, too. */
+type Line = { object: object; changes: boolean };
+
+/** What is written together. `keys`: of the requests whose first line is in it. */
+type Batch = {
+  lines: Line[];
+  keys: string[];
+  promise: Promise<void>;
+  resolve: () => void;
+  reject: (error: unknown) => void;
+};
+
+/** A request that was written and the repeats of it that were not, yet. */
+type Folded = { entry: AuditEntry; since: string; until: number; repeats: number; written: Promise<void> };
+
+/** Opens the logs of a state directory for appending, made where they are missing. Throws UNSAFE, IO. */
+export function openAuditLog(options: AuditOptions): AuditLog {
+  const { stateDir, key, noted, maxBytes = DEFAULT_MAX_BYTES, foldMs = DEFAULT_FOLD_MS, log } = options;
+  const segmentBytes = Math.floor(maxBytes / (FILES.everything + FILES.changes));
+  const open = (which: keyof typeof FILES): Chain =>
+    openChain({
+      stateDir,
+      name: AUDIT_LOGS[which],
+      key,
+      segmentBytes,
+      files: FILES[which],
+      noted: noted?.[which],
+      log,
     });
+  const everything = open("everything");
+  try {
+    return new AuditLog(everything, open("changes"), foldMs);
+  } catch (error) {
+    everything.close();
+    throw error;
   }
 }
 
-function notAFile(file: string, what: string): LegerError {
-  return new LegerError("UNSAFE", `open audit log ${file}: ${what}`, { hints: ["move it away"] });
-}
-
-/** The one writer of an audit log. */
+/** The one writer of both logs. */
 export class AuditLog {
-  readonly file: string;
-  readonly #fd: number;
+  readonly #log: Chain;
+  readonly #changes: Chain;
+  readonly #foldMs: number;
+  readonly #folded = new Map<string, Folded>();
+  readonly #sweeper: NodeJS.Timeout | undefined;
   #batch: Batch | undefined;
-  #syncing: Promise<void> = Promise.resolve();
-  #queued: Promise<void> | undefined;
-  #lost: LegerError | undefined;
 
-  constructor(file: string, fd: number) {
-    this.file = file;
-    this.#fd = fd;
+  constructor(log: Chain, changes: Chain, foldMs: number) {
+    this.#log = log;
+    this.#changes = changes;
+    this.#foldMs = foldMs;
+    if (foldMs === 0) return;
+    this.#sweeper = setInterval(() => this.#unfold(performance.now()), Math.min(foldMs, 1_000)).unref();
+  }
+
+  /** The file that everything is written to. */
+  get file(): string {
+    return this.#log.file;
+  }
+
+  /** How far the files have come. */
+  get heads(): AuditHeads {
+    return { everything: this.#log.head, changes: this.#changes.head };
   }
 
   /**
-   * Appends a line. Resolves once it is written, and so outlives this process; those of one turn of the event loop are
-   * written together, all of them or, with IO, none. A caller who doesn't wait need not handle the failure.
+   * Notes what a caller reads or is denied. Resolves once its line is written, and so outlives this process; those of
+   * one turn of the event loop are written together, all of them or, with IO, none. A repeat within the minute is
+   * counted, and one line tells of all of them when the minute is over: a kill before that loses their number. A
+   * caller who doesn't wait need not handle the failure.
    */
   append(entry: AuditEntry): Promise<void> {
+    this.#unfold(performance.now());
+    const key = foldingKey(entry);
+    const first = this.#countRepeat(key);
+    if (first !== undefined) return first;
+    const batch = this.#queue(lineOf(entry));
+    batch.keys.push(key);
+    this.#remember(key, entry, batch.promise);
+    return batch.promise;
+  }
+
+  /** Notes the same before it comes back, behind what was noted before. Throws IO, and then wrote none. */
+  appendNow(entries: readonly AuditEntry[]): void {
+    if (this.#batch !== undefined) this.#settle(this.#batch);
+    this.#unfold(performance.now());
+    const written = Promise.resolve();
+    const fresh = entries.filter((entry) => this.#countRepeat(foldingKey(entry)) === undefined);
+    this.#write(fresh.map(lineOf));
+    for (const entry of fresh) this.#remember(foldingKey(entry), entry, written);
+  }
+
+  /** Notes a change, in both logs. Resolves as `append` does; each has a line of its own. */
+  appendChange(entry: AuditEntry): Promise<void> {
+    return this.#queue({ ...lineOf(entry), changes: true }).promise;
+  }
+
+  /** Resolves once every change noted before the call is on disk. Throws IO, and then for ever. */
+  sync(): Promise<void> {
+    return this.#changes.sync();
+  }
+
+  /** Writes what is left and closes the files. */
+  close(): void {
+    clearInterval(this.#sweeper);
+    try {
+      this.flush();
+    } finally {
+      this.#log.close();
+      this.#changes.close();
+    }
+  }
+
+  /** Writes what is waiting, and how often what was asked again. Whoever waits for a line is told where that fails. */
+  flush(): void {
+    this.#unfold(Number.POSITIVE_INFINITY);
+    if (this.#batch !== undefined) this.#settle(this.#batch);
+  }
+
+  /** For a repeat: when the line that it repeats is written. */
+  #countRepeat(key: string): Promise<void> | undefined {
+    const folded = this.#folded.get(key);
+    if (folded === undefined) return undefined;
+    folded.repeats += 1;
+    return folded.written;
+  }
+
+  #remember(key: string, entry: AuditEntry, written: Promise<void>): void {
+    if (this.#foldMs === 0) return;
+    const until = performance.now() + this.#foldMs;
+    this.#folded.set(key, { entry, since: new Date().toISOString(), until, repeats: 0, written });
+  }
+
+  /** Tells of the repeats of every request whose minute is over, and of the oldest where there are too many. */
+  #unfold(now: number): void {
+    for (const [key, { entry, since, until, repeats }] of this.#folded) {
+      if (until > now && this.#folded.size <= MAX_FOLDED) break;
+      this.#folded.delete(key);
+      if (repeats === 0) continue;
+      const { unit, invocation } = entry;
+      const shared = unit === undefined ? undefined : invocation;
+      this.#queue(lineOf({ ...entry, invocation: shared, repeats, since }));
+    }
+  }
+
+  #queue(line: Line): Batch {
     if (this.#batch === undefined) {
-      const batch: Batch = { lines: [], ...Promise.withResolvers<void>() };
+      const batch: Batch = { lines: [], keys: [], ...Promise.withResolvers<void>() };
       // Nobody may be waiting for this one.
       batch.promise.catch(() => {});
       this.#batch = batch;
       setImmediate(() => this.#settle(batch));
     }
-    this.#batch.lines.push(lineOf(entry));
-    return this.#batch.promise;
-  }
-
-  /** Appends lines before it comes back, behind those that were appended before. Throws IO, and then wrote none. */
-  appendNow(entries: readonly AuditEntry[]): void {
-    if (this.#batch !== undefined) this.#settle(this.#batch);
-    this.#write(entries.map(lineOf));
-  }
-
-  /** Resolves once every line written before the call is on disk. Throws IO, and then for ever. */
-  sync(): Promise<void> {
-    this.#queued ??= this.#syncing.then(() => {
-      this.#queued = undefined;
-      this.#syncing = this.#syncNow();
-      return this.#syncing;
-    });
-    return this.#queued;
-  }
-
-  /** Writes what is left and closes the file. */
-  close(): void {
-    try {
-      const { lines = [] } = this.#batch ?? {};
-      this.#batch = undefined;
-      this.#write(lines);
-    } finally {
-      fs.closeSync(this.#fd);
-    }
+    this.#batch.lines.push(line);
+    return this.#batch;
   }
 
   /** Writes a batch, once, and tells those who wait for it. */
@@ -122,71 +216,31 @@ export class AuditLog {
       this.#write(batch.lines);
       batch.resolve();
     } catch (error) {
+      // What was not written is no line that others could be repeats of.
+      for (const key of batch.keys) this.#folded.delete(key);
       batch.reject(error);
     }
   }
 
-  #write(texts: readonly string[]): void {
-    const lines = Buffer.from(texts.join(""));
-    if (lines.length === 0) return;
-    if (this.#lost !== undefined) throw this.#lost;
-    let written = 0;
-    try {
-      while (written < lines.length) written += fs.writeSync(this.#fd, lines, written);
-    } catch (cause) {
-      if (written > 0) fs.ftruncateSync(this.#fd, fs.fstatSync(this.#fd).size - written);
-      const why = systemCode(cause) === "ENOSPC" ? "the disk is full" : (systemCode(cause) ?? "failed");
-      throw new LegerError("IO", `write audit log ${this.file}: ${why}`, {
-        hints: ["what cannot be audited is not answered; make room, then try again"],
-        cause,
-      });
-    }
-  }
-
-  #syncNow(): Promise<void> {
-    return new Promise((resolve, reject) => {
-      fs.fdatasync(this.#fd, (cause) => {
-        if (cause === null) {
-          resolve();
-          return;
-        }
-        // After a failed fsync nobody knows which lines are on disk; going on would pretend to know.
-        this.#lost = new LegerError("IO", `sync audit log ${this.file}: ${systemCode(cause) ?? "failed"}`, {
-          hints: ["see to the disk, then restart legerd"],
-          cause,
-        });
-        reject(this.#lost);
-      });
-    });
+  #write(lines: readonly Line[]): void {
+    // First, so that what is in the log of changes is in this one, too.
+    const first = this.#log.write(lines.map(({ object }) => object));
+    const numbered = lines.map(({ object, changes }, at) => ({
+      changes,
+      object: { log_n: first + at, ...object },
+    }));
+    this.#changes.write(numbered.filter(({ changes }) => changes).map(({ object }) => object));
   }
 }
 
-type Batch = {
-  lines: string[];
-  promise: Promise<void>;
-  resolve: () => void;
-  reject: (error: unknown) => void;
-};
-
-function lineOf(entry: AuditEntry): string {
-  return `${JSON.stringify({ time: new Date().toISOString(), ...entry })}\n`;
+function lineOf(entry: object): Line {
+  return { object: { time: new Date().toISOString(), ...entry }, changes: false };
 }
 
-/** A line holds one request's names at most; a request is 1.5 MiB, and JSON may write a byte as six. */
-const MAX_LINE_BYTES = 16 * 1024 * 1024;
-
-/** Cuts off what stands behind the last newline, and gives it back. */
-function cutTornLine(fd: number): string {
-  const { size } = fs.fstatSync(fd);
-  const last = Buffer.of(NEWLINE);
-  if (size > 0) fs.readSync(fd, last, 0, 1, size - 1);
-  if (last[0] === NEWLINE) return "";
-  const tail = Buffer.alloc(Math.min(size, MAX_LINE_BYTES));
-  fs.readSync(fd, tail, 0, tail.length, size - tail.length);
-  const torn = tail.subarray(tail.lastIndexOf(NEWLINE) + 1);
-  fs.ftruncateSync(fd, size - torn.length);
-  fs.fdatasyncSync(fd);
-  return torn.toString();
+/**
+ * Who asked for what with which result. A unit's start is told apart by its invocation; without a unit it is that of a
+ * health check, of which each has one of its own.
+ */
+function foldingKey(entry: AuditEntry): string {
+  return JSON.stringify(entry.unit === undefined ? { ...entry, invocation: undefined } : entry);
 }
-
-const NEWLINE = 0x0a;

@@ -3,11 +3,13 @@ import * as fs from "node:fs";
 import type { DatabaseSync } from "node:sqlite";
 import { LegerError } from "../core/error.ts";
 import { nextTurn } from "../core/turn.ts";
+import type { AuditHeads } from "./audit.ts";
+import { verifyAudit } from "./audit-verify.ts";
 import { connect, findDatabase, isOurs, markFileOf, readKeys, sizeOf, type Where } from "./database.ts";
 import type { MainKey } from "./main-key.ts";
 import { readMark } from "./mark.ts";
 import { Rows, type OpenedRow, type SecretRecord } from "./rows.ts";
-import type { StoreKeys } from "./seal.ts";
+import { createChainKey, type StoreKeys } from "./seal.ts";
 import { asBlob, fromSqlite } from "./sqlite.ts";
 import { kindOf, RECORD_KINDS } from "./tree.ts";
 import { hasNumber, listNumbers, type Ranges } from "./versions.ts";
@@ -20,7 +22,14 @@ export type CheckResult = {
   versions: number;
   links: number;
   services: number;
+  /** Of the audit logs, as legerd wrote them. */
+  audit_lines: number;
 };
+
+/** A check before its first pass. */
+export function nothingChecked(): CheckResult {
+  return { problems: [], secrets: 0, versions: 0, links: 0, services: 0, audit_lines: 0 };
+}
 
 /** What values are stored for: its name in sentences, and the numbers there are to be. */
 type Owner = { called: string; live: Ranges };
@@ -48,7 +57,7 @@ const STEPS_PER_TURN = 500;
  */
 export async function checkStore(where: Where): Promise<CheckResult> {
   const { file, mainKey } = findStore(where, "check");
-  const result: CheckResult = { problems: [], secrets: 0, versions: 0, links: 0, services: 0 };
+  const result = nothingChecked();
   await attempt(result, `check ${file}`, async () => {
     const db = connectToLook(file);
     try {
@@ -57,7 +66,15 @@ export async function checkStore(where: Where): Promise<CheckResult> {
         result.problems.push(`${file}: its first page is damaged: it no longer says whose it is`);
       const { keys } = readKeys(db, file, mainKey);
       // Read before the snapshot: a running legerd may be ahead of the mark, never behind it.
-      await checkSnapshot(db, keys, readMark(markFileOf(file), keys), result);
+      const mark = readMark(markFileOf(file), keys);
+      const heads = await checkSnapshot(db, keys, mark, result);
+      await attempt(result, "the audit log", async () => {
+        // Noted before the files are read: those only ever get further.
+        const place = { stateDir: where.stateDir, key: createChainKey(keys), heads };
+        const { lines, problems } = await verifyAudit(place);
+        result.audit_lines = lines;
+        result.problems.push(...problems);
+      });
     } finally {
       db.close();
     }
@@ -83,14 +100,14 @@ export function connectToLook(file: string): DatabaseSync {
 
 /**
  * Verifies what the connection sees at one moment, and leaves it open there for what is to be read besides. Resolves
- * with how many commits that moment has behind it.
+ * with how far the audit logs had come then.
  */
 export async function checkSnapshot(
   db: DatabaseSync,
   keys: StoreKeys,
   mark: bigint,
   result: CheckResult,
-): Promise<bigint> {
+): Promise<AuditHeads | undefined> {
   const rows = new Rows(db, keys);
   const check: Check = { db, rows, rooted: false, owners: new Map(), result };
   await attempt(result, "the root of the tree", () => {
@@ -102,7 +119,13 @@ export async function checkSnapshot(
   await attempt(result, "the records", () => checkRecords(check));
   await attempt(result, "the values", () => findStrayValues(check));
   if (check.rooted) await attempt(result, "the tree", () => checkTree(check));
-  return check.rooted ? rows.generation : 0n;
+  let heads: AuditHeads | undefined;
+  if (check.rooted) {
+    await attempt(result, "where the audit log stood", () => {
+      heads = rows.read("audit", "heads");
+    });
+  }
+  return heads;
 }
 
 /** Runs a pass; damage that ends it is one problem more. */
@@ -157,6 +180,7 @@ async function checkRecords(check: Check): Promise<void> {
     "secret",
     "link",
     "service",
+    "audit",
   ] as const satisfies readonly (keyof typeof RECORD_KINDS)[]) {
     const [should, are] = [rows.count(kind), found.get(kind) ?? 0];
     if (should !== are)

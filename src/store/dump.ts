@@ -9,8 +9,16 @@ import path from "node:path";
 import type { DatabaseSync, SQLOutputValue, StatementSync } from "node:sqlite";
 import { LegerError } from "../core/error.ts";
 import { nextTurn } from "../core/turn.ts";
-import { checkSnapshot, checkStore, connectToLook, findStore, type CheckResult } from "./check.ts";
 import {
+  checkSnapshot,
+  checkStore,
+  connectToLook,
+  findStore,
+  nothingChecked,
+  type CheckResult,
+} from "./check.ts";
+import {
+  connect,
   buildDatabase,
   DATABASE_FILE,
   isOurs,
@@ -21,6 +29,7 @@ import {
 } from "./database.ts";
 import { createMainKey, mainKeyLine, parseMainKeyLine, syncDirectory } from "./main-key.ts";
 import { readMark } from "./mark.ts";
+import { Rows } from "./rows.ts";
 import { fromSqlite } from "./sqlite.ts";
 
 /** What a dump says of itself before its rows. */
@@ -29,14 +38,14 @@ export type DumpFacts = {
   madeAt: string;
   /** The version of leger that made it. */
   leger: string;
-  /** How many commits the store had behind it. */
-  generation: bigint;
+  /** How many changes the audit log had noted. */
+  changes: number;
   counts: Counts;
   /** Rows of the whole dump. */
   rows: number;
 };
 
-type Counts = Omit<CheckResult, "problems">;
+type Counts = Omit<CheckResult, "problems" | "audit_lines">;
 
 /** Rows read or written so far, and how many there are. */
 export type Progress = (done: number, of: number) => void;
@@ -75,16 +84,16 @@ export async function* dumpStore(
     db = connectToLook(file);
     if (!isOurs(db)) throw notWhole(file, "its first page is damaged");
     const { keys, version: schema } = readKeys(db, file, mainKey);
-    const result: CheckResult = { problems: [], secrets: 0, versions: 0, links: 0, services: 0 };
-    const generation = await checkSnapshot(db, keys, readMark(markFileOf(file), keys), result);
-    const { problems, ...counts } = result;
+    const result = nothingChecked();
+    const heads = await checkSnapshot(db, keys, readMark(markFileOf(file), keys), result);
+    const { problems, audit_lines: _, ...counts } = result;
     if (problems[0] !== undefined) throw notWhole(file, problems[0], problems.length);
     const tables = tablesOf(db);
     const rows = tables.reduce((sum, { count }) => sum + count, 0);
     const facts: DumpFacts = {
       madeAt: now.toISOString(),
       leger: version,
-      generation,
+      changes: heads?.changes.n ?? 0,
       counts,
       rows,
     };
@@ -149,6 +158,7 @@ export async function loadDump(
     db.close();
     db = undefined;
     createMainKey(directory, mainKey);
+    restartAudit(directory);
     syncFile(file);
     syncDirectory(directory);
     await requireWhole(directory, facts);
@@ -157,6 +167,30 @@ export async function loadDump(
     throw fromSqlite(error, "restore");
   } finally {
     db?.close();
+  }
+}
+
+/** The logs stay where they were; those of the restored store go on from there, and lack nothing. */
+function restartAudit(stateDir: string): void {
+  const { file, mainKey } = findStore({ stateDir }, "restore");
+  const db = connect(file, "write");
+  try {
+    const rows = new Rows(db, readKeys(db, file, mainKey).keys);
+    rows.commit("restore", () => {
+      const heads = rows.read("audit", "heads");
+      if (heads === undefined) return;
+      const { everything, changes } = heads;
+      rows.write("audit", {
+        name: "heads",
+        everything: { ...everything, first: everything.n + 1 },
+        changes: { ...changes, first: changes.n + 1 },
+      });
+    });
+  } catch (error) {
+    // The check that follows says what is wrong in full.
+    if (fromSqlite(error, "restore").code !== "DAMAGED") throw error;
+  } finally {
+    db.close();
   }
 }
 
@@ -384,23 +418,22 @@ function decodeRow(body: Buffer): (bigint | string | Buffer)[] {
 }
 
 function factsAsJson(
-  { madeAt, leger, generation, counts, rows }: DumpFacts,
+  { madeAt, leger, changes, counts, rows }: DumpFacts,
   schema: number,
   mainKey: string,
 ): unknown {
-  return { made_at: madeAt, leger, schema, generation: String(generation), counts, rows, main_key: mainKey };
+  return { made_at: madeAt, leger, schema, changes, counts, rows, main_key: mainKey };
 }
 
 function factsFrom(body: Buffer): { facts: DumpFacts; schema: number; mainKey: Buffer } {
   const json = parseObject(body);
-  const { made_at: madeAt, leger, schema, generation, counts, rows, main_key: line } = json;
+  const { made_at: madeAt, leger, schema, changes, counts, rows, main_key: line } = json;
   const mainKey = typeof line === "string" ? parseMainKeyLine(line) : undefined;
   if (
     typeof madeAt !== "string" ||
     typeof leger !== "string" ||
     typeof schema !== "number" ||
-    typeof generation !== "string" ||
-    !/^\d{1,20}$/.test(generation) ||
+    typeof changes !== "number" ||
     !isCounts(counts) ||
     typeof rows !== "number" ||
     !(schema >= 1) ||
@@ -408,7 +441,7 @@ function factsFrom(body: Buffer): { facts: DumpFacts; schema: number; mainKey: B
   ) {
     throw damaged("it does not say what it is");
   }
-  return { facts: { madeAt, leger, generation: BigInt(generation), counts, rows }, schema, mainKey };
+  return { facts: { madeAt, leger, changes, counts, rows }, schema, mainKey };
 }
 
 function tableFrom(body: Buffer): { name: string; columns: string[] } {

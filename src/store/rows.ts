@@ -2,6 +2,7 @@
 import { randomBytes } from "node:crypto";
 import type { DatabaseSync, StatementSync } from "node:sqlite";
 import { LegerError } from "../core/error.ts";
+import type { AuditHeads } from "./audit.ts";
 import { createNameHash, createSealer, rootSealer, type Sealer, type StoreKeys } from "./seal.ts";
 import { asBlob, asDamage, fromSqlite } from "./sqlite.ts";
 import { kindOf, recordKey, Tree, type RecordKind, type Visit } from "./tree.ts";
@@ -16,7 +17,10 @@ export type LinkRecord = { name: string; secret: string } | { name: string; owne
 /** Which variables a service gets from which secrets. */
 export type ServiceRecord = { name: string; variables: Readonly<Record<string, string>> };
 
-export type Records = { secret: SecretRecord; link: LinkRecord; service: ServiceRecord };
+/** How far the audit logs had come; there is one such record. */
+type AuditRecord = { name: "heads" } & AuditHeads;
+
+export type Records = { secret: SecretRecord; link: LinkRecord; service: ServiceRecord; audit: AuditRecord };
 
 /** A record of any kind. */
 export type OpenedRow = { [Kind in RecordKind]: { kind: Kind; record: Records[Kind] } }[RecordKind];
@@ -30,7 +34,14 @@ const IS_RECORD: { [Kind in RecordKind]: (record: Record<string, unknown>) => bo
     Array.isArray(deleted),
   link: ({ secret, owner }) => typeof secret === "string" || typeof owner === "string",
   service: ({ variables }) => typeof variables === "object" && variables !== null,
+  audit: ({ everything, changes }) => isHead(everything) && isHead(changes),
 };
+
+function isHead(value: unknown): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  const { n, mac, first }: Record<string, unknown> = { ...value };
+  return typeof n === "number" && typeof mac === "string" && typeof first === "number";
+}
 
 /** A new id for values to be stored under. */
 export function newOwner(): string {
@@ -159,6 +170,8 @@ export class Rows {
       case "link":
         return { kind, record: this.#open(kind, key, sealed) };
       case "service":
+        return { kind, record: this.#open(kind, key, sealed) };
+      case "audit":
         return { kind, record: this.#open(kind, key, sealed) };
       case undefined:
         throw new LegerError("DAMAGED", "a record has a wrong key");

@@ -85,6 +85,11 @@ export function createNameHash(key: Uint8Array, storeId: Uint8Array): (text: str
   return (text) => createHmac("sha256", hashKey).update(text, "utf8").digest();
 }
 
+/** The key that chains the lines of an audit log. */
+export function createChainKey({ storeId, dataKey }: StoreKeys): KeyObject {
+  return keyObject(deriveKey(dataKey, storeId, "audit chain"));
+}
+
 /** Node wraps raw key bytes anew for every use: 10 µs each time (Node 24.21) that an object saves. */
 function keyObject(key: Buffer): KeyObject {
   return createSecretKey(key);

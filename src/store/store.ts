@@ -1,9 +1,12 @@
 /** store — every secret once, encrypted and versioned: what the daemon asks and tells. */
 import type { DatabaseSync } from "node:sqlite";
+import path from "node:path";
 import { LegerError } from "../core/error.ts";
 import { Secret } from "../core/secret.ts";
 import { nextTurn } from "../core/turn.ts";
 import type { SecretInfo } from "../setec/protocol.ts";
+import { openAuditLog, type AuditHeads, type AuditLog, type AuditOptions } from "./audit.ts";
+import { verifyAudit, type AuditReport } from "./audit-verify.ts";
 import {
   connect,
   lockStateDirectory,
@@ -12,6 +15,7 @@ import {
   type OpenedDatabase,
 } from "./database.ts";
 import { Rows, type LinkRecord, type SecretRecord, type ServiceRecord } from "./rows.ts";
+import { createChainKey } from "./seal.ts";
 import { fromSqlite } from "./sqlite.ts";
 import { hasNumber, listNumbers, versionNotFound } from "./versions.ts";
 import { startWriter, type Mutation, type Writer } from "./writer.ts";
@@ -129,11 +133,6 @@ export class Store {
     return this.#queued;
   }
 
-  /** How many commits it has behind it. */
-  generation(): bigint {
-    return this.#rows.snapshot("count", () => this.#rows.generation);
-  }
-
   /** How many secrets there are. */
   count(): number {
     return this.#rows.snapshot("count", () => this.#rows.count("secret"));
@@ -180,10 +179,34 @@ export class Store {
     return services.toSorted((a, b) => compareUtf8(a.name, b.name));
   }
 
-  /** Carries out a mutation; resolves with the version it made or named, 0 where there is none. */
-  async mutate(mutation: Mutation): Promise<number> {
+  /** Opens the audit logs that belong to this store. Throws UNSAFE, IO. */
+  openAudit(options: Omit<AuditOptions, "stateDir" | "key" | "noted">): AuditLog {
+    const { file, keys } = this.#database;
+    const noted = this.auditHeads();
+    return openAuditLog({ ...options, stateDir: path.dirname(file), key: createChainKey(keys), noted });
+  }
+
+  /** How far the audit logs had come when that was last noted. */
+  auditHeads(): AuditHeads | undefined {
+    return this.#rows.snapshot("read where the audit log stood", () => this.#rows.read("audit", "heads"));
+  }
+
+  /** Reads the audit logs through, which have come as far as `heads` at least. */
+  async verifyAudit(heads: AuditHeads): Promise<AuditReport> {
+    const { file, keys } = this.#database;
+    return verifyAudit({ stateDir: path.dirname(file), key: createChainKey(keys), heads });
+  }
+
+  /** Notes how far the audit logs have come. */
+  async noteAudit(heads: AuditHeads): Promise<void> {
+    await this.#writer.run(undefined, heads);
+    this.#rows.expectAtLeast(this.#writer.generation);
+  }
+
+  /** Carries out a mutation; resolves with the version it made or named, 0 where there is none. `heads` are noted with it. */
+  async mutate(mutation: Mutation, heads?: AuditHeads): Promise<number> {
     try {
-      return await this.#writer.run(mutation);
+      return await this.#writer.run(mutation, heads);
     } finally {
       this.#rows.expectAtLeast(this.#writer.generation);
       // Also after a failure: a commit whose acknowledgement was lost may have happened.

@@ -15,6 +15,8 @@ import {
 } from "./versions.ts";
 import type { Answer, Failure, Mutation, Outcome, Request, Start } from "./writer.ts";
 
+type Task = Exclude<Request, { stop: true }>;
+
 /** Most mutations that one commit takes along; keeps a commit, and the wait for it, short. */
 const MAX_BATCH = 256;
 
@@ -27,7 +29,7 @@ function serve(port: MessagePort, { file, storeId, dataKey }: Start): void {
   port.on("message", (first: Request) => {
     let request: Request | undefined = first;
     while (request !== undefined) {
-      const batch: { ticket: number; mutation: Mutation }[] = [];
+      const batch: Task[] = [];
       let stop = false;
       while (request !== undefined && !stop) {
         if ("stop" in request) stop = true;
@@ -74,26 +76,25 @@ function identityOf(file: string): string | undefined {
   return stat === undefined ? undefined : `${stat.dev} ${stat.ino}`;
 }
 
-function runBatch(
-  rows: Rows,
-  batch: readonly { ticket: number; mutation: Mutation }[],
-  requireInPlace: () => void,
-): Outcome[] {
+function runBatch(rows: Rows, batch: readonly Task[], requireInPlace: () => void): Outcome[] {
   if (batch.length === 0) return [];
   try {
     requireInPlace();
-    return rows.commit("write to the store", () =>
-      batch.map(({ ticket, mutation }): Outcome => {
+    return rows.commit("write to the store", () => {
+      // The log only ever grows: the newest stands for all of them.
+      const heads = batch.findLast((task) => task.heads !== undefined)?.heads;
+      if (heads !== undefined) rows.write("audit", { name: "heads", ...heads });
+      return batch.map(({ ticket, mutation }): Outcome => {
         try {
-          return { ticket, version: apply(rows, mutation) };
+          return { ticket, version: mutation === undefined ? 0 : apply(rows, mutation) };
         } catch (error) {
           // A mutation that was turned down has written nothing; the others of its batch go on. Anything
           // else may have stopped half-way, and takes the whole batch back.
           if (error instanceof LegerError) return { ticket, failure: describe(error) };
           throw error;
         }
-      }),
-    );
+      });
+    });
   } catch (error) {
     const failure = describe(
       error instanceof LegerError ? error : new LegerError("BUG", "write to the store"),

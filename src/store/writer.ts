@@ -9,6 +9,7 @@ import { LegerError, type ErrorCode } from "../core/error.ts";
 import { getCompileCacheDir } from "node:module";
 import path from "node:path";
 import { WRITER_THREAD } from "../core/build.ts";
+import type { AuditHeads } from "./audit.ts";
 import type { ServiceRecord } from "./rows.ts";
 import type { StoreKeys } from "./seal.ts";
 
@@ -25,7 +26,10 @@ export type Mutation =
   | { do: "set-service"; service: ServiceRecord }
   | { do: "delete-service"; name: string };
 
-export type Request = { ticket: number; mutation: Mutation } | { stop: true };
+/** `heads`: how far the audit logs have come, which is committed along. */
+export type Request =
+  | { ticket: number; mutation: Mutation | undefined; heads: AuditHeads | undefined }
+  | { stop: true };
 export type Failure = { code: ErrorCode; message: string; hints: readonly string[] };
 export type Outcome = { ticket: number; version: number } | { ticket: number; failure: Failure };
 export type Answer = Outcome & { generation: bigint };
@@ -34,8 +38,8 @@ export type Start = { role: "leger store writer"; file: string; storeId: Uint8Ar
 
 /** The writer as the main thread sees it. */
 export type Writer = {
-  /** Resolves once the mutation is durable. Throws LegerError. */
-  run(mutation: Mutation): Promise<number>;
+  /** Resolves once the mutation is durable, and with it how far the audit logs have come. Throws LegerError. */
+  run(mutation: Mutation | undefined, heads?: AuditHeads): Promise<number>;
   /** The generation of the last commit that was answered for. */
   readonly generation: bigint;
   /** Finishes what was asked, then ends the thread. */
@@ -89,12 +93,12 @@ export function startWriter(file: string, { storeId, dataKey }: StoreKeys): Writ
     get generation() {
       return generation;
     },
-    run(mutation) {
+    run(mutation, heads) {
       if (closing) return Promise.reject(new LegerError("REFUSED", "the store is closing"));
       const { promise, resolve, reject } = Promise.withResolvers<number>();
       nextTicket += 1;
       waiting.set(nextTicket, { resolve, reject });
-      worker.postMessage({ ticket: nextTicket, mutation } satisfies Request);
+      worker.postMessage({ ticket: nextTicket, mutation, heads } satisfies Request);
       return promise;
     },
     close() {

@@ -227,7 +227,7 @@ describe("nothing is restored from", () => {
         made_at: "2026-11-25T08:00:00Z",
         leger: "9.9.9",
         schema,
-        generation: "1",
+        changes: 1,
         counts: { secrets: 0, versions: 0, links: 0, services: 0 },
         rows: 0,
         main_key: `leger-main-key-1:${Buffer.alloc(32).toString("base64url")}`,

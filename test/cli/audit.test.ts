@@ -156,3 +156,46 @@ test("the log that legerd writes is the one that is looked for", async () => {
   expect(readFileSync(path.join(daemon.stateDir, "audit.log"), "utf8")).toContain("leger/local/x1");
   expect((await leger(daemon, ["audit", "--state", daemon.stateDir])).stdout).toContain("leger/local/x1");
 });
+
+test("--verify says that nothing is missing, or what is", async () => {
+  await using daemon = await startTestLegerd({ "leger/local/x1": CANARY, "leger/local/x2": CANARY });
+  expect(await leger(daemon, ["audit", "--verify"])).toMatchObject({
+    status: 0,
+    stdout: "4 lines, none missing and none changed\n",
+  });
+  const file = path.join(daemon.stateDir, "audit.log");
+  writeFileSync(file, readFileSync(file, "utf8").replace("leger/local/x1", "leger/local/x3"));
+  const { status, stdout, stderr } = await leger(daemon, ["audit", "--verify"]);
+  expect(status).toBe(65);
+  expect(stdout).toBe(`${file}:1: line 1 was changed, or the one before it\n`);
+  expect(stderr).toMatch(/the audit log is not as legerd wrote it: 1 problem\n/);
+  const json = await leger(daemon, ["audit", "--verify", "--json"]);
+  expect(JSON.parse(json.stdout)).toMatchObject({
+    ok: false,
+    lines: 3,
+    problems: [expect.stringContaining(":1:")],
+  });
+});
+
+test("older files of the log are read first, and before them the changes that were kept longer", async () => {
+  using places = makePlaces();
+  logOf(places, numbered(7));
+  const file = (name: string): string => path.join(places.stateDir, name);
+  writeFileSync(file("audit-000000000004.log"), numbered(4) + numbered(5));
+  writeFileSync(file("audit-000000000006.log"), numbered(6, { repeats: 3 }));
+  writeFileSync(file("audit-changes.log"), numbered(1, { log_n: 2 }) + numbered(2, { log_n: 4 }));
+  const json = await leger(places, ["audit", "--state", places.stateDir, "--json"]);
+  expect(
+    json.stdout
+      .trimEnd()
+      .split("\n")
+      .map((text) => JSON.parse(text).n),
+  ).toEqual([1, 4, 5, 6, 7]);
+  const { stdout } = await leger(places, ["audit", "--state", places.stateDir]);
+  expect(stdout).toContain("and again 3 times");
+});
+
+function numbered(n: number, more: object = {}): string {
+  const time = `2026-01-01T10:00:0${n}.000Z`;
+  return `${JSON.stringify({ n, ...more, time, principal: "alice", action: "get", authorized: true })}\n`;
+}

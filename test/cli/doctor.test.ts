@@ -110,7 +110,7 @@ onTmpfs(
   async () => {
     using machine = new Machine();
     await using daemon = await startTestLegerd({ "leger/local/x1": CANARY }, { places: machine.places });
-    noteBackup(daemon.stateDir, { madeAt: new Date().toISOString(), generation: 1n });
+    noteBackup(daemon.stateDir, { madeAt: new Date().toISOString(), changes: 1 });
     const result = await machine.doctor();
     expect(result).toMatchObject({ status: 0, stderr: "leger: all is well\n" });
     const lines = result.stdout.split("\n").filter((line) => !line.startsWith(" ") && line !== "");
@@ -715,17 +715,17 @@ test("a store without a backup, or with an old one, is told", async () => {
     text: expect.stringContaining("there was never a backup"),
     hints: [expect.stringContaining("legerd backup FILE")],
   });
-  noteBackup(stateDir, { madeAt: daysAgo(3), generation: 1n });
+  noteBackup(stateDir, { madeAt: daysAgo(3), changes: 1 });
   expect(await machine.told("backup")).toMatchObject({
     level: "ok",
     text: expect.stringMatching(/is 3 days old; nothing has changed since$/),
   });
-  noteBackup(stateDir, { madeAt: daysAgo(31), generation: 0n });
+  noteBackup(stateDir, { madeAt: daysAgo(31), changes: 0 });
   expect(await machine.told("backup")).toMatchObject({
     level: "warning",
     text: expect.stringMatching(/is 31 days old; secrets have changed since$/),
   });
-  noteBackup(stateDir, { madeAt: daysAgo(31), generation: 1n });
+  noteBackup(stateDir, { madeAt: daysAgo(31), changes: 1 });
   expect(await machine.told("backup")).toMatchObject({ level: "ok" });
 });
 

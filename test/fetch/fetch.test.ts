@@ -44,11 +44,12 @@ describe.skipIf(memory === undefined)("an env file", () => {
   let runtime: { path: string; remove: () => void };
 
   beforeAll(async () => {
-    daemon = await startTestLegerd({
+    const secrets = {
       "leger/local/key": KEY,
       "leger/local/lines": "one\ntwo",
       "leger/local/raw": Uint8Array.of(255),
-    });
+    };
+    daemon = await startTestLegerd(secrets, { foldMs: 0 });
     await setService("web", { OPENAI_API_KEY: "leger/local/key", OTHER: "leger/local/key" });
     await setService("lines", { CERTIFICATE: "leger/local/lines" });
     await setService("raw", { SEED: "leger/local/raw" });

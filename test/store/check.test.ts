@@ -7,7 +7,7 @@ import { openStore, type Store } from "../../src/store/store.ts";
 import { codeOf, contentsOf, rawDatabase, temporaryState } from "./state.ts";
 
 const CANARY = "CanaryValue-w3Rt";
-const WHOLE = { problems: [], secrets: 3, versions: 4, links: 2, services: 1 };
+const WHOLE = { problems: [], secrets: 3, versions: 4, links: 2, services: 1, audit_lines: 0 };
 
 test("a whole store has no problems, and its check changes and leaves nothing", async () => {
   using state = await filledState();
@@ -143,7 +143,7 @@ test("after a problem the rest is checked all the same", async () => {
   }
   const { problems, ...counts } = await checkStore({ stateDir: state.dir });
   expect(problems).toEqual([expect.stringContaining("secret alpha: version 2"), "node 5 belongs to no tree"]);
-  expect(counts).toEqual({ secrets: 3, versions: 3, links: 2, services: 1 });
+  expect(counts).toEqual({ secrets: 3, versions: 3, links: 2, services: 1, audit_lines: 0 });
 });
 
 describe("a check is refused", () => {

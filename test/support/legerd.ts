@@ -45,8 +45,10 @@ type Secrets = Readonly<Record<string, string | Uint8Array>>;
 type Options = {
   doors?: (places: Places) => DoorConfig[];
   cacheEntries?: number;
-  places?: Places;
   dropCredentialAfterMs?: number;
+  /** Else repeats are counted as an installed daemon counts them. */
+  foldMs?: number;
+  places?: Places;
 };
 
 /** A fresh directory with the places of a daemon in it, and its removal. */
@@ -75,6 +77,7 @@ export async function startTestLegerd(secrets: Secrets = {}, options: Options = 
     stateDir: places.stateDir,
     doors: options.doors?.(places) ?? [ownDoor],
     log: (line) => void log.push(line),
+    audit: { foldMs: options.foldMs },
     ...(options.cacheEntries === undefined ? {} : { cacheEntries: options.cacheEntries }),
     ...(options.dropCredentialAfterMs === undefined
       ? {}
