@@ -15,6 +15,9 @@ export type PodmanLink = { id: string; secret?: string | undefined };
 
 export type DaemonStatus = z.infer<typeof Status>;
 
+/** Whether systemd can have a service's credentials. */
+export type ServedService = z.infer<typeof Served>;
+
 /** What is asked of the socket's safety comes first: UNSAFE, DENIED, UNREACHABLE, CONFIG. */
 export function connect(
   world: CliWorld,
@@ -55,6 +58,16 @@ class Daemon {
   /** Throws SERVICE_NOT_FOUND. */
   async service(name: string): Promise<Service> {
     return this.#ask("GET", pathOf(name), `show service ${name}`, ServiceAnswer);
+  }
+
+  /** Throws SERVICE_NOT_FOUND. */
+  async credentials(name: string): Promise<ServedService> {
+    return this.#ask("GET", `${pathOf(name)}/credentials`, `explain ${name}`, Served);
+  }
+
+  /** The services that systemd cannot have all credentials of. */
+  async unserved(): Promise<ServedService[]> {
+    return (await this.#ask("GET", "/v1/unserved", "list services without credentials", Unserved)).services;
   }
 
   async setService({ name, variables }: Service): Promise<Service> {
@@ -104,6 +117,22 @@ const Failure = z.object({
 
 const ServiceAnswer = z.object({ name: z.string(), variables: z.record(z.string(), z.string()) });
 const Services = z.object({ services: z.array(ServiceAnswer) });
+const Socket = z.object({ there: z.boolean(), path: z.string().optional() });
+const Served = z.object({
+  name: z.string(),
+  set: Socket,
+  files: Socket,
+  problems: z.array(
+    z.object({
+      kind: z.string(),
+      what: z.string(),
+      hints: z.array(z.string()),
+      variable: z.string().optional(),
+      secret: z.string().optional(),
+    }),
+  ),
+});
+const Unserved = z.object({ services: z.array(Served) });
 const Links = z.object({ entries: z.array(z.object({ id: z.string(), secret: z.string().optional() })) });
 const AuditReport = z.object({
   ok: z.boolean(),

@@ -5,7 +5,8 @@ import { z } from "zod";
 import { LegerError, systemCode } from "../core/error.ts";
 import { nodeFiles } from "../core/files-node.ts";
 import { assertSafeSocket, homeDirectory, runtimePlaces } from "../core/paths.ts";
-import type { DaemonStatus } from "./daemon.ts";
+import type { DaemonStatus, ServedService } from "./daemon.ts";
+import { canServe, usersOf } from "./explain.ts";
 import { note, ok, warning, wrong, type Finding, type Outcome } from "./finding.ts";
 import type { Settings } from "./settings.ts";
 import { commandLine, isEnabled, SERVICE_UNIT, SOCKET_UNIT, type Scope, type Units } from "./systemd.ts";
@@ -102,6 +103,24 @@ export function checkUnit(units: AskedUnits, { scope, daemon }: { scope: Scope; 
     );
   }
   return ok(`${SOCKET_UNIT} is enabled and listens`, facts);
+}
+
+/** Units that need a credential socket which isn't there will not start again. */
+export function checkServices(world: CliWorld, unserved: Outcome<ServedService[]>): Finding {
+  if (!("value" in unserved)) return note("legerd cannot be asked which services it can give");
+  const lacking = unserved.value.flatMap((served) => {
+    const users = usersOf(world, served.name);
+    return canServe(served, users) ? [] : [{ ...served, users }];
+  });
+  const facts = { unserved: lacking.map(({ name, problems }) => ({ name, problems })) };
+  const [first] = lacking;
+  if (first === undefined) return ok("systemd can have the credentials of every service", facts);
+  const used = lacking.filter(({ users }) => users.length > 0);
+  const names = (used.length > 0 ? used : lacking).map(({ name }) => name);
+  const shown = names.length > 5 ? `${names.slice(0, 5).join(", ")} …` : names.join(", ");
+  const hints = [`see why, and what to do: leger explain ${names[0] ?? ""}`];
+  if (used.length > 0) return wrong(`units cannot start, for want of the secrets of: ${shown}`, hints, facts);
+  return warning(`services whose secrets cannot all be given: ${shown}`, hints, facts);
 }
 
 const AuditTime = z.object({ time: z.iso.datetime() });

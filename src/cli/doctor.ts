@@ -2,12 +2,13 @@
 import type { Argv } from "yargs";
 import { LegerError, systemCode } from "../core/error.ts";
 import { runtimePlaces } from "../core/paths.ts";
-import { connect, type DaemonStatus } from "./daemon.ts";
+import { connect, type DaemonStatus, type ServedService } from "./daemon.ts";
 import {
   checkAudit,
   checkBackup,
   checkDisk,
   checkLegerd,
+  checkServices,
   checkSocket,
   checkUnit,
   checkVersion,
@@ -37,6 +38,7 @@ export const CHECKS = [
   "podman",
   "driver",
   "entries",
+  "services",
   "linger",
   "runtime",
   "swap",
@@ -141,6 +143,7 @@ async function examine(cli: Cli, args: Args): Promise<Examined[]> {
         args,
         timeoutMs: REQUEST_TIMEOUT_MS,
       }),
+    services: async () => checkServices(world, await outcomeOf(unservedOf(cli))),
     linger: () => checkLinger(world),
     runtime: () => checkRuntime(world),
     swap: () => checkSwap(world),
@@ -157,6 +160,11 @@ async function examine(cli: Cli, args: Args): Promise<Examined[]> {
 async function statusOf({ world, settings }: Cli): Promise<DaemonStatus> {
   await using daemon = connect(world, settings, { timeoutMs: REQUEST_TIMEOUT_MS });
   return await daemon.status();
+}
+
+async function unservedOf({ world, settings }: Cli): Promise<ServedService[]> {
+  await using daemon = connect(world, settings, { timeoutMs: REQUEST_TIMEOUT_MS });
+  return await daemon.unserved();
 }
 
 /** A check that fails is a line like any other: what it could not see may be what is wrong. */

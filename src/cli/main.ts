@@ -5,6 +5,7 @@ import { exitStatusOf, LegerError } from "../core/error.ts";
 import { versionLine } from "../core/version.ts";
 import { addAudit } from "./audit.ts";
 import { addDoctor } from "./doctor.ts";
+import { addExplain } from "./explain.ts";
 import { Parsing } from "./parsing.ts";
 import { addPodman } from "./podman.ts";
 import { addRender } from "./render.ts";
@@ -124,7 +125,7 @@ export function addCommands(root: Argv, parsing: Parsing): Argv<SettingsFlags> {
     ],
   });
   const secrets = addSecrets(described, parsing);
-  const services = addServices(secrets, parsing);
+  const services = addExplain(addServices(secrets, parsing), parsing);
   const podman = addRender(addPodman(services, parsing), parsing);
   const status = addDoctor(addStatus(addAudit(podman, parsing), parsing), parsing);
   return addDriver(status, parsing).command(

@@ -3,7 +3,7 @@ import { existsSync, realpathSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import type { Argv } from "yargs";
 import { LegerError } from "../core/error.ts";
-import { homeDirectory, runtimePlaces } from "../core/paths.ts";
+import { runtimePlaces } from "../core/paths.ts";
 import { unifiedDiff } from "../render/diff.ts";
 import { isWholeUnit, recognise, wholeUnit } from "../render/dropin.ts";
 import { withoutKeys } from "../render/key-looks.ts";
@@ -30,7 +30,6 @@ import {
   SourceReader,
   templateOf,
   withSubdirectories,
-  type SearchPlaces,
 } from "../render/source.ts";
 import { parseUnitFile, shown } from "../render/unit-file.ts";
 import { quoteWord } from "../render/words.ts";
@@ -40,6 +39,7 @@ import { PodmanFacts } from "./images.ts";
 import { fullName } from "./names.ts";
 import type { Cli, Parsing } from "./parsing.ts";
 import { parseMap } from "./podman.ts";
+import { placesOf } from "./quadlet-places.ts";
 import {
   chooseModes,
   declaredSecrets,
@@ -604,22 +604,6 @@ function statsOf(path: string): ReturnType<typeof statSync> {
     return statSync(path, { throwIfNoEntry: false });
   } catch {
     return undefined;
-  }
-}
-
-function placesOf(world: CliWorld): SearchPlaces {
-  const { account, runtimeDir } = runtimePlaces(world);
-  if (account.kind === "system") return { kind: "system" };
-  return { kind: "user", uid: account.uid, runtimeDir, configHome: configHomeOf(world) };
-}
-
-/** Without HOME there may be none. */
-function configHomeOf(world: CliWorld): string | undefined {
-  try {
-    return dirname(homeDirectory("config", world));
-  } catch (error) {
-    if (error instanceof LegerError && error.code === "CONFIG") return undefined;
-    throw error;
   }
 }
 

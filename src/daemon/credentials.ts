@@ -108,7 +108,7 @@ export class Credentials {
       const problem: Problem = {
         kind: "unavailable",
         what,
-        hints: ["see its journal: journalctl --user -u legerd.service"],
+        hints: ["see what it said of that in its journal when it started"],
       };
       return { paths: undefined, set: false, files: false, problems: [problem] };
     }

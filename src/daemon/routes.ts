@@ -3,7 +3,15 @@ import { LegerError } from "../core/error.ts";
 import { routes as setecRoutes, type Action } from "../setec/protocol.ts";
 import type { Answer } from "./answer.ts";
 import { podmanDelete, podmanList, podmanLookup, podmanStore } from "./podman-api.ts";
-import { deleteService, getServiceEnv, listServices, putService, showService } from "./service-api.ts";
+import {
+  deleteService,
+  getServiceEnv,
+  listServices,
+  listUnserved,
+  putService,
+  showCredentials,
+  showService,
+} from "./service-api.ts";
 import { answerSetec } from "./setec-api.ts";
 import type { RouteRequest } from "./request.ts";
 import { health, status, verifyAudit } from "./status-api.ts";
@@ -48,6 +56,13 @@ export const routes: readonly Route[] = [
   { method: "GET", path: "/v1/services/NAME", needs: { action: "info" }, handle: showService },
   { method: "PUT", path: "/v1/services/NAME", needs: "owner", handle: putService },
   { method: "DELETE", path: "/v1/services/NAME", needs: "owner", handle: deleteService },
+  {
+    method: "GET",
+    path: "/v1/services/NAME/credentials",
+    needs: { action: "info" },
+    handle: showCredentials,
+  },
+  { method: "GET", path: "/v1/unserved", needs: "owner", handle: listUnserved },
   { method: "GET", path: "/v1/services/NAME/env", needs: { action: "get" }, handle: getServiceEnv },
 ];
 

@@ -3,6 +3,7 @@ import { encodeEnvFile, type EnvDialect } from "../core/env-file.ts";
 import { LegerError } from "../core/error.ts";
 import { isServiceName, SERVICE_NAME_RULE } from "../core/service.ts";
 import { json, type Answer } from "./answer.ts";
+import type { CredentialStatus } from "./credentials.ts";
 import type { RouteRequest } from "./request.ts";
 
 const VARIABLE_NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;
@@ -41,6 +42,28 @@ export async function putService({ session, name, body }: RouteRequest): Promise
 export async function deleteService({ session, name }: RouteRequest): Promise<Answer> {
   await session.deleteService(name);
   return json({});
+}
+
+/**
+ * `{"name","set":{"path","there"},"files":{"path","there"},"problems":[{"kind","what","hints","variable"?,"secret"?}]}`:
+ * whether systemd can have its credentials. No paths where legerd has no credential sockets.
+ */
+export function showCredentials({ session, name }: RouteRequest): Answer {
+  return json({ name, ...told(session.credentialStatus(name)) });
+}
+
+/** `{"services":[…]}`: those that have not all of their credential sockets, each as `showCredentials` tells. */
+export function listUnserved({ session }: RouteRequest): Answer {
+  const services = session.unserved().map(({ name, status }) => ({ name, ...told(status) }));
+  return json({ services });
+}
+
+function told({ paths, set, files, problems }: CredentialStatus): object {
+  return {
+    set: { there: set, ...(paths === undefined ? {} : { path: paths.set }) },
+    files: { there: files, ...(paths === undefined ? {} : { path: paths.files }) },
+    problems,
+  };
 }
 
 /** The env file; `leger-versions: VARIABLE=3 …` says which versions are in it. */

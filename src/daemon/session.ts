@@ -202,6 +202,14 @@ export class Session {
     return this.#credentials.statusOf(this.service(name));
   }
 
+  /** The services that systemd cannot have all credentials of. */
+  unserved(): { name: string; status: CredentialStatus }[] {
+    this.requireOwner("info", {});
+    return this.services()
+      .map((service) => ({ name: service.name, status: this.#credentials.statusOf(service) }))
+      .filter(({ status }) => status.problems.length > 0);
+  }
+
   setService(service: ServiceRecord): Promise<number> {
     this.requireOwner("set-service", { service: service.name });
     const entry = { action: "set-service", authorized: true, service: service.name } as const;

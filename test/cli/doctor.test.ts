@@ -129,6 +129,31 @@ onTmpfs(
   },
 );
 
+test("a service that cannot be given is a warning, and an error where a quadlet needs it", async () => {
+  using machine = new Machine();
+  await using daemon = await startTestLegerd({}, { places: machine.places });
+  expect(await machine.told("services")).toMatchObject({ level: "ok", unserved: [] });
+  await leger(machine.places, ["services", "set", "web", "openai_api_key"]);
+  expect(await machine.told("services")).toMatchObject({
+    level: "warning",
+    text: "services whose secrets cannot all be given: web",
+    hints: ["see why, and what to do: leger explain web"],
+    unserved: [{ name: "web", problems: [{ kind: "missing", variable: "OPENAI_API_KEY" }] }],
+  });
+  const quadlets = path.join(machine.home, ".config/containers/systemd");
+  fs.mkdirSync(quadlets, { recursive: true });
+  fs.writeFileSync(
+    path.join(quadlets, "web.container"),
+    "[Service]\nLoadCredential=web.env:%t/leger/cred/web.env\n",
+  );
+  expect(await machine.told("services")).toMatchObject({
+    level: "error",
+    text: "units cannot start, for want of the secrets of: web",
+  });
+  await daemon.client.put("leger/local/openai_api_key", new Secret(Buffer.from(CANARY)));
+  expect(await machine.told("services")).toMatchObject({ level: "ok" });
+});
+
 test("errors make the exit status 2, warnings only with --strict", async () => {
   using machine = new Machine();
   const down = await machine.doctor("--json");

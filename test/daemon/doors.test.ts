@@ -60,6 +60,7 @@ const GUEST_SEES: Record<string, number> = {
   "GET /health": 200,
   "GET /v1/services": 200,
   "GET /v1/services/NAME": 404,
+  "GET /v1/services/NAME/credentials": 404,
 };
 
 let shared: TestLegerd;
