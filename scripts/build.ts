@@ -1,8 +1,9 @@
 /**
- * build — what people install, for x64 and arm64: `npm run build [-- --arch x64]`.
+ * build — what people install, for x64 and arm64: `npm run build [-- --arch x64] [--out DIR]`.
  *
  * dist/linux-ARCH/leger is the hot client (Bun), dist/linux-ARCH/leger-cli the whole command line, which is the
  * daemon too when it is called legerd (Node, as a single executable by pkg). Nothing is downloaded but npm packages.
+ * The same commit gives the same bytes, wherever it lies.
  */
 import * as fs from "node:fs";
 import os from "node:os";
@@ -13,7 +14,12 @@ import { ARCHES, bunProgram, nodeProgram, NODE_VERSION, type Arch } from "./buil
 import { bundle, ROOT } from "./build/bundle.ts";
 import { compileSea } from "./build/sea.ts";
 
-const { values } = parseArgs({ options: { arch: { type: "string", multiple: true } } });
+const { values } = parseArgs({
+  options: {
+    arch: { type: "string", multiple: true },
+    out: { type: "string", default: path.join(ROOT, "dist") },
+  },
+});
 const arches = (values.arch ?? ARCHES).map((name) => {
   const arch = ARCHES.find((known) => known === name);
   if (arch === undefined) throw new Error(`--arch is one of ${ARCHES.join(", ")}`);
@@ -52,7 +58,7 @@ async function buildHot(work: string, code: string, arch: Arch): Promise<void> {
 
 /** In place whole, by renaming: what runs from there meanwhile goes on. */
 function install(file: string, arch: Arch, name: string): void {
-  const directory = path.join(ROOT, "dist", `linux-${arch}`);
+  const directory = path.resolve(values.out, `linux-${arch}`);
   fs.mkdirSync(directory, { recursive: true });
   const target = path.join(directory, name);
   fs.copyFileSync(file, `${target}.new`);

@@ -32,24 +32,29 @@ export async function compileSea({ work, code, nodeVersion, bases }: Needs): Pro
   const program = path.join(work, "program.js");
   fs.writeFileSync(program, `(function (require, __filename, argv0) {${code}\n})`);
   const codeCache = path.join(work, "code-cache");
-  await run(process.execPath, [here("code-cache.cjs"), program, codeCache], {
-    env: { PATH: process.env["PATH"], HOME: work },
-    timeoutMs: 60_000,
-    check: true,
-  });
+  const options = { env: { PATH: process.env["PATH"], HOME: work }, timeoutMs: 60_000, check: true };
+  // The seed decides in which order V8 writes things down, and is none of the flags that a cache depends on.
+  const seeded = ["--random-seed=1", here("code-cache.cjs")];
+  await run(process.execPath, [...seeded, "make", program, codeCache], options);
+  await run(process.execPath, [here("code-cache.cjs"), "check", program, codeCache], options);
 
   const { default: sea }: { default: Sea } = createRequire(import.meta.url)("@yao-pkg/pkg/lib-es5/sea.js");
   const made: [Arch, string][] = [];
-  const home = process.env["HOME"];
+  const main = "sea-main.cjs";
+  fs.copyFileSync(here(main), path.join(work, main));
+  const { HOME, TMPDIR } = process.env;
   try {
-    // pkg looks for Node's programs in its cache below HOME, and would otherwise download them.
-    process.env["HOME"] = work;
+    // pkg looks for Node's programs in its cache below HOME, and would otherwise download them. It works in a new
+    // directory below TMPDIR.
+    Object.assign(process.env, { HOME: work, TMPDIR: work });
     for (const [arch, base] of bases) {
       offer(path.join(work, ".pkg-cache", "sea"), `node-v${nodeVersion}-linux-${arch}`, base);
       const output = path.join(work, `leger-cli-${arch}`);
-      await sea(here("sea-main.cjs"), {
+      await sea(path.join(work, main), {
         targets: [{ nodeRange: `node${nodeVersion}`, platform: "linux", arch, output }],
         seaConfig: {
+          // As seen from there. It is written into the program, so it must not depend on where things lie.
+          main: `../${main}`,
           disableExperimentalSEAWarning: true,
           // Neither NODE_OPTIONS nor an argument makes it load, trace or debug anything.
           execArgvExtension: "none",
@@ -60,10 +65,15 @@ export async function compileSea({ work, code, nodeVersion, bases }: Needs): Pro
       made.push([arch, output]);
     }
   } finally {
-    if (home === undefined) delete process.env["HOME"];
-    else process.env["HOME"] = home;
+    restore("HOME", HOME);
+    restore("TMPDIR", TMPDIR);
   }
   return made;
+}
+
+function restore(name: string, value: string | undefined): void {
+  if (value === undefined) delete process.env[name];
+  else process.env[name] = value;
 }
 
 /** Puts a program where pkg finds it as downloaded, checked and unpacked. */
