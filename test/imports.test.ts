@@ -11,11 +11,12 @@ const src = path.join(root, "src");
 /** Which folders of src a folder may import. Imports go down only; features never import one another. */
 const MAY_IMPORT: Record<string, readonly string[]> = {
   bin: ["cli", "daemon", "driver", "fetch", "backup", "store", "setec", "core"],
-  cli: ["driver", "fetch", "render", "setec", "core"],
+  cli: ["driver", "fetch", "render", "residue", "setec", "core"],
   daemon: ["store", "setec", "core"],
   driver: ["setec", "core"],
   fetch: ["setec", "core"],
   render: ["core"],
+  residue: ["core"],
   backup: ["store", "core"],
   store: ["setec", "core"],
   setec: ["core"],
@@ -27,7 +28,7 @@ const OWNERS: Record<string, readonly string[]> = {
   yargs: ["cli/"],
   undici: ["setec/client.ts"],
   zod: ["cli/", "daemon/config.ts"],
-  "smol-toml": ["cli/containers-conf.ts"],
+  "smol-toml": ["cli/containers-conf.ts", "cli/residue-places.ts"],
   "env-paths": ["bin/leger.ts"],
   nunjucks: ["render/template.ts"],
   "age-encryption": ["backup/seal.ts"],

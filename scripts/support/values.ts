@@ -30,6 +30,7 @@ const VALUES: ReadonlyMap<string, Value> = new Map<string, Value>([
   ["name", { shows: "name", completes: "secret" }],
   ["namespace", { shows: "name", completes: "nothing" }],
   ["number", { shows: "number", completes: "version" }],
+  ["paths", { shows: "path", completes: "file" }],
   ["podman", { shows: "program", completes: "program" }],
   ["podman-arg", { shows: "option", completes: "nothing" }],
   ["principal", { shows: "name", completes: "nothing" }],

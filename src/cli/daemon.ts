@@ -3,6 +3,7 @@ import { z } from "zod";
 import { isErrorCode, LegerError, type ErrorCode } from "../core/error.ts";
 import { nodeFiles } from "../core/files-node.ts";
 import { assertSafeSocket } from "../core/paths.ts";
+import { Secret } from "../core/secret.ts";
 import { SetecClient } from "../setec/client.ts";
 import type { Settings } from "./settings.ts";
 import { printable } from "./terminal.ts";
@@ -49,6 +50,20 @@ class Daemon {
 
   async podmanLinks(): Promise<PodmanLink[]> {
     return (await this.#ask("GET", "/v1/podman/list", "list podman's entries", Links)).entries;
+  }
+
+  /** What an entry of Podman's keeps itself. Throws SECRET_NOT_FOUND. */
+  async podmanValue(id: string): Promise<Secret> {
+    const what = `look up podman's entry ${id}`;
+    const headers = { "leger-secret-id": id };
+    const { status, body } = await this.secrets.request({
+      method: "POST",
+      path: "/v1/podman/lookup",
+      headers,
+      what,
+    });
+    if (status !== 200) throw refusal(what, status, parse(body));
+    return new Secret(body);
   }
 
   async services(): Promise<Service[]> {

@@ -9,6 +9,7 @@ import { addExplain } from "./explain.ts";
 import { Parsing } from "./parsing.ts";
 import { addPodman } from "./podman.ts";
 import { addRender } from "./render.ts";
+import { addResidue } from "./residue.ts";
 import { addDriver, addSecrets } from "./secrets.ts";
 import { addServices } from "./services.ts";
 import { settingsOf, type SettingsFlags } from "./settings.ts";
@@ -127,7 +128,8 @@ export function addCommands(root: Argv, parsing: Parsing): Argv<SettingsFlags> {
   const secrets = addSecrets(described, parsing);
   const services = addExplain(addServices(secrets, parsing), parsing);
   const podman = addRender(addPodman(services, parsing), parsing);
-  const status = addDoctor(addStatus(addAudit(podman, parsing), parsing), parsing);
+  const looking = addResidue(addAudit(podman, parsing), parsing);
+  const status = addDoctor(addStatus(looking, parsing), parsing);
   return addDriver(status, parsing).command(
     "version",
     "print leger's version",
@@ -162,4 +164,11 @@ function refuseRepeated(args: Readonly<Record<string, unknown>>): true {
   return true;
 }
 
-const REPEATABLE: ReadonlySet<string> = new Set(["map", "podman-arg", "podmanArg", "quadlets", "variables"]);
+const REPEATABLE: ReadonlySet<string> = new Set([
+  "map",
+  "paths",
+  "podman-arg",
+  "podmanArg",
+  "quadlets",
+  "variables",
+]);

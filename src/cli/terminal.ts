@@ -5,6 +5,8 @@ import type { CliWorld } from "./world.ts";
 /** Every JSON document on standard output says which shape it has. */
 const SCHEMA_VERSION = 1;
 
+const USUAL_COLUMNS = 80;
+
 /** Thrown when nobody reads standard output any more: no failure, and nothing to say. */
 export class ReaderGone extends Error {}
 
@@ -61,6 +63,14 @@ export class Terminal {
   warn(text: string, ...hints: readonly string[]): void {
     this.#speak(`leger: warning: ${printable(text)}\n`);
     for (const hint of hints) this.#speak(`leger: hint: ${printable(hint)}\n`);
+  }
+
+  /** A line that is written over again and again, at a terminal only; undefined takes it away. */
+  progress(text: string | undefined): void {
+    if (!this.#world.isTTY.stderr) return;
+    // One column less than there are: a full line would begin the next one.
+    const widest = (this.#world.columns ?? USUAL_COLUMNS) - 1;
+    this.#speak(`\r\x1b[K${printable(text ?? "").slice(0, widest)}`);
   }
 
   fail(error: unknown): void {
