@@ -1,5 +1,9 @@
-/** setec-cli — Tailscale's own setec command line and client library, taken through everything against a real legerd. */
+/**
+ * setec-cli — Tailscale's own setec command line and client library, taken through everything against a real legerd;
+ * and its database, exchanged with legerd's.
+ */
 import { spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import * as fs from "node:fs";
 import * as net from "node:net";
 import * as os from "node:os";
@@ -8,7 +12,7 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
 import { run } from "../src/core/exec.ts";
-import { launchLegerd } from "./support/legerd-process.ts";
+import { launchLegerd, LEGERD } from "./support/legerd-process.ts";
 
 /** One run of the command line, with what must come of it: status 0 and no output unless said. */
 type Step = {
@@ -235,7 +239,7 @@ async function main(): Promise<void> {
   }
   const base = fs.mkdtempSync(path.join(os.tmpdir(), "leger-setec-cli-"));
   process.on("exit", () => fs.rmSync(base, { recursive: true, force: true }));
-  const { setec, store } = await build(base);
+  const { setec, store, database } = await build(base);
   const doors = path.join(base, "doors");
   const sockets = { open: path.join(doors, "open.sock"), restricted: path.join(doors, "restricted.sock") };
   const config = path.join(base, "legerd.json");
@@ -255,7 +259,8 @@ async function main(): Promise<void> {
   const restricted = await relayTo(sockets.restricted);
   try {
     const passed = await takeThrough({ base, setec, store, open, restricted });
-    process.stdout.write(`setec cli: ${passed} steps passed\n`);
+    const more = await exchange(base, database, passed);
+    process.stdout.write(`setec cli: ${passed + more} steps passed\n`);
   } finally {
     open.close();
     restricted.close();
@@ -281,6 +286,44 @@ async function takeThrough({ base, setec, store, open, restricted }: Places): Pr
   await seeRotation(store, open, () => take({ says: "rotate", args: ["activate", NAME, "2"] }));
   pass("a program with setec's Store sees the rotation by polling");
   return passed;
+}
+
+/** Takes setec's database in, and writes one that setec takes for its own; returns how many steps there were. */
+async function exchange(base: string, database: string, before: number): Promise<number> {
+  const at = (name: string): string => path.join(base, name);
+  const setec = async (verb: string, file: string): Promise<string> => {
+    const { stdout } = await run(database, [verb, file, at("kek")], {
+      env: {},
+      timeoutMs: STEP_TIMEOUT_MS,
+      check: true,
+    });
+    return Buffer.from(stdout).toString();
+  };
+  const legerd = async (...args: string[]): Promise<void> => {
+    await run(process.execPath, [LEGERD, ...args, "--key-file", at("kek"), "--state", at("exchange")], {
+      env: { PATH: process.env["PATH"], HOME: base },
+      timeoutMs: STEP_TIMEOUT_MS,
+      check: true,
+    });
+  };
+  fs.writeFileSync(at("kek"), randomBytes(32), { mode: 0o600 });
+  await setec("write", at("theirs"));
+  await legerd("import", "--from-setec", at("theirs"));
+  await legerd("export", "--to-setec", at("ours"));
+  const [theirs, ours] = [await setec("show", at("theirs")), await setec("show", at("ours"))];
+  if (theirs !== ours || !theirs.includes('"Versions":[1,2,7]')) {
+    throw new Error(`an exchanged database differs:\n${theirs}\n${ours}`);
+  }
+  process.stdout.write(
+    `ok ${before + 1} - setec's database, taken in and written anew, is the same to setec\n`,
+  );
+  // The same operations on both: what was deleted stays taken, and numbers go on where they were.
+  const [goesOn, weGoOn] = [await setec("continue", at("theirs")), await setec("continue", at("ours"))];
+  if (goesOn !== weGoOn || !goesOn.includes("3 version is already claimed")) {
+    throw new Error(`setec goes on differently:\n${goesOn}\n${weGoOn}`);
+  }
+  process.stdout.write(`ok ${before + 2} - setec goes on with it as with its own\n`);
+  return 2;
 }
 
 type Result = { status: number | null; stdout: Uint8Array; stderr: string };
@@ -366,23 +409,27 @@ async function hasGo(): Promise<boolean> {
   }
 }
 
-/** Builds setec as it was when its answers were recorded, and the program on its client library. */
-async function build(base: string): Promise<{ setec: string; store: string }> {
+/** Builds setec as it was when its answers were recorded, and the programs on its own packages. */
+async function build(base: string): Promise<{ setec: string; store: string; database: string }> {
   const vectors = fileURLToPath(new URL("../test/vectors/setec.json", import.meta.url));
   const { version } = SPEC.parse(JSON.parse(fs.readFileSync(vectors, "utf8"))).source;
-  const program = path.join(base, "setec-store");
-  fs.mkdirSync(program);
-  fs.copyFileSync(fileURLToPath(new URL("setec-store.go", import.meta.url)), path.join(program, "main.go"));
+  const program = path.join(base, "setec-programs");
+  for (const name of ["store", "database"]) {
+    fs.mkdirSync(path.join(program, name), { recursive: true });
+    const source = fileURLToPath(new URL(`setec-${name}.go`, import.meta.url));
+    fs.copyFileSync(source, path.join(program, name, "main.go"));
+  }
   const go = async (cwd: string, ...args: string[]): Promise<void> => {
     const env = { ...process.env, GOBIN: base };
     await run("go", args, { env, cwd, timeoutMs: BUILD_TIMEOUT_MS, check: true });
   };
   process.stderr.write(`setec cli: building ${MODULE} ${version}; two minutes the first time\n`);
   await go(base, "install", `${MODULE}/cmd/setec@${version}`);
-  await go(program, "mod", "init", "setec-store");
-  await go(program, "get", `${MODULE}/client/setec@${version}`);
-  await go(program, "build", "-o", "store", ".");
-  return { setec: path.join(base, "setec"), store: path.join(program, "store") };
+  await go(program, "mod", "init", "setec-programs");
+  await go(program, "get", `${MODULE}/client/setec@${version}`, `${MODULE}/db@${version}`);
+  await go(program, "build", "-o", "bin/", "./...");
+  const built = (name: string): string => path.join(program, "bin", name);
+  return { setec: path.join(base, "setec"), store: built("store"), database: built("database") };
 }
 
 function saved(name: string, version: number): string {

@@ -32,6 +32,7 @@ const OWNERS: Record<string, readonly string[]> = {
   "env-paths": ["bin/leger.ts"],
   nunjucks: ["render/template.ts"],
   "age-encryption": ["backup/seal.ts"],
+  "@noble": ["backup/setec-file.ts"],
   "node:sqlite": ["store/"],
   "node:child_process": ["core/exec.ts"],
 };
@@ -39,7 +40,7 @@ const OWNERS: Record<string, readonly string[]> = {
 type Import = { file: string; specifier: string };
 
 const IMPORT =
-  /(?:^|\n)\s*(?:import|export)\b[^;"']*?from\s*["']([^"']+)["']|\bimport\s*\(?\s*["']([^"']+)["']/g;
+  /(?:^|\n)\s*(?:import|export)\b[^;"']*?from\s*["']([^"']+)["']|(?<!["'])\bimport\s*\(?\s*["']([^"']+)["']/g;
 
 const imports: Import[] = fs
   .readdirSync(src, { recursive: true, encoding: "utf8" })

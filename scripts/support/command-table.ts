@@ -225,7 +225,7 @@ function fromHelp(help: Help, words: readonly string[]): Command {
   });
   const forms = help.usages.map(({ line, does }) => {
     const parts = line.split(" ");
-    const rest = parts.findIndex((part) => !/^[a-z-]+$/.test(part));
+    const rest = parts.findIndex((part) => !/^[a-z][a-z-]*$/.test(part));
     const named = rest < 0 ? parts : parts.slice(0, rest);
     const mentioned = new Set([...line.matchAll(/--([a-z-]+)/g)].map(([, name = ""]) => name));
     const own = options.filter(

@@ -35,6 +35,7 @@ const VALUES: ReadonlyMap<string, Value> = new Map<string, Value>([
   ["podman-arg", { shows: "option", completes: "nothing" }],
   ["principal", { shows: "name", completes: "nothing" }],
   ["out", { shows: "dir", completes: "directory" }],
+  ["recipient", { shows: "key", completes: "nothing" }],
   ["podman-version", { shows: "version", completes: "nothing" }],
   ["quadlet", { shows: "quadlet", completes: "file" }],
   ["quadlets", { shows: "quadlet", completes: "file" }],

@@ -4,16 +4,21 @@ import path from "node:path";
 import { backUp } from "../backup/backup.ts";
 import { restore } from "../backup/restore.ts";
 import { assertRecipients, type Key, type Lock, type Wants } from "../backup/seal.ts";
+import { decodeSetecFile, encodeSetecFile, KEY_BYTES } from "../backup/setec-file.ts";
 import { askHidden, askTwice, canAsk, type Asking } from "../cli/prompt.ts";
 import { Interrupted } from "../cli/terminal.ts";
 import { exitStatusOf, LegerError, systemCode } from "../core/error.ts";
 import { nodeFiles } from "../core/files-node.ts";
 import { homeDirectory, worldOf } from "../core/paths.ts";
+import { beginFile } from "../core/pending-file.ts";
 import { VERSION } from "../core/version.ts";
+import { openAuditLog } from "../store/audit.ts";
 import { checkStore } from "../store/check.ts";
 import type { Where } from "../store/database.ts";
 import { nextMainKey, rekey } from "../store/rekey.ts";
+import { readSecrets, takeIn, type PortableSecret } from "../store/transfer.ts";
 import type { DumpFacts, Progress } from "../store/dump.ts";
+import { userName } from "./user-name.ts";
 
 /** As they were typed; paths not yet absolute. */
 export type CommandOptions = {
@@ -25,48 +30,62 @@ export type CommandOptions = {
   "passphrase-file"?: string | undefined;
   "identity-file"?: string | undefined;
   print?: boolean | undefined;
+  "to-setec"?: string | undefined;
+  "from-setec"?: string | undefined;
+  "key-file"?: string | undefined;
 };
 
-/** Which options a command takes, and the names of what stands behind it. */
-export const COMMANDS = {
-  check: { takes: ["state", "json"], files: [] },
-  backup: {
-    takes: ["state", "json", "force", "recipient", "recipients-file", "passphrase-file"],
-    files: ["FILE"],
-  },
-  rekey: { takes: ["state", "print"], files: [] },
-  restore: { takes: ["state", "json", "passphrase-file", "identity-file"], files: ["FILE"] },
-} as const satisfies Record<string, { takes: readonly (keyof CommandOptions)[]; files: readonly string[] }>;
+type Command = {
+  takes: readonly (keyof CommandOptions)[];
+  /** What stands behind its name. */
+  files: readonly string[];
+  /** Resolves with the exit status. */
+  run: (options: CommandOptions, file: string) => number | Promise<number>;
+};
 
-export type CommandName = keyof typeof COMMANDS;
+const COMMANDS: ReadonlyMap<string, Command> = new Map<string, Command>([
+  ["check", { takes: ["state", "json"], files: [], run: check }],
+  [
+    "backup",
+    {
+      takes: ["state", "json", "force", "recipient", "recipients-file", "passphrase-file"],
+      files: ["FILE"],
+      run: backup,
+    },
+  ],
+  [
+    "restore",
+    { takes: ["state", "json", "passphrase-file", "identity-file"], files: ["FILE"], run: restoreFrom },
+  ],
+  ["rekey", { takes: ["state", "print"], files: [], run: changeMainKey }],
+  ["export", { takes: ["state", "json", "to-setec", "key-file", "force"], files: [], run: exportSecrets }],
+  ["import", { takes: ["state", "json", "from-setec", "key-file"], files: [], run: importSecrets }],
+]);
 
-export function isCommand(word: string): word is CommandName {
-  return Object.hasOwn(COMMANDS, word);
-}
-
-/** Runs one; resolves with the exit status. */
+/** Runs what was typed; resolves with the exit status. Throws USAGE for what is no command, or not of this one. */
 export async function runCommand(
-  name: CommandName,
-  files: readonly string[],
+  [name = "", ...files]: readonly string[],
   options: CommandOptions,
 ): Promise<number> {
+  const command = COMMANDS.get(name);
+  if (command === undefined) throw usage(`unknown argument ${JSON.stringify(name)}`);
+  requireOnly(name, options, command.takes);
+  const [surplus] = files.slice(command.files.length);
+  if (surplus !== undefined) throw usage(`unknown argument ${JSON.stringify(surplus)}`);
+  const [lacking] = command.files.slice(files.length);
+  if (lacking !== undefined) throw usage(`${name}: ${lacking} is missing`);
   try {
-    switch (name) {
-      case "check":
-        return await check(options);
-      case "backup":
-        return await backup(files[0] ?? "", options);
-      case "rekey":
-        return changeMainKey(options);
-      case "restore":
-        return await restoreFrom(files[0] ?? "", options);
-      default:
-        return name satisfies never;
-    }
+    return await command.run(options, files[0] ?? "");
   } catch (error) {
     if (!(error instanceof Interrupted)) throw error;
     return interrupted();
   }
+}
+
+/** Throws USAGE for an option that is another command's. */
+function requireOnly(what: string, options: object, takes: readonly string[]): void {
+  const other = Object.keys(options).find((name) => !takes.includes(name));
+  if (other !== undefined) throw usage(`${what} takes no option --${other}`);
 }
 
 async function check(options: CommandOptions): Promise<number> {
@@ -83,7 +102,7 @@ async function check(options: CommandOptions): Promise<number> {
   return problems.length > 0 ? exitStatusOf(new LegerError("DAMAGED", "")) : 0;
 }
 
-async function backup(name: string, options: CommandOptions): Promise<number> {
+async function backup(options: CommandOptions, name: string): Promise<number> {
   const file = path.resolve(name);
   const where = whereOf(options);
   const recipients = await recipientsOf(options);
@@ -111,7 +130,7 @@ async function backup(name: string, options: CommandOptions): Promise<number> {
   return 0;
 }
 
-async function restoreFrom(name: string, options: CommandOptions): Promise<number> {
+async function restoreFrom(options: CommandOptions, name: string): Promise<number> {
   const file = path.resolve(name);
   const { stateDir } = whereOf(options);
   const keyFor = async (wants: Wants): Promise<Key> => {
@@ -129,6 +148,78 @@ async function restoreFrom(name: string, options: CommandOptions): Promise<numbe
     `${stateDir}: ${sumsOf(facts.counts)}, as of ${facts.madeAt}; every row verified`,
   );
   return 0;
+}
+
+async function exportSecrets(options: CommandOptions): Promise<number> {
+  const { "to-setec": target = missing("export", "to-setec"), force = false } = options;
+  const file = path.resolve(target);
+  const kek = await setecKey(options, "export");
+  const secrets = readSecrets(whereOf(options));
+  using pending = beginFile(file, { replace: force });
+  pending.write(encodeSetecFile(secrets, kek));
+  pending.commit();
+  const counts = countsOf(secrets);
+  if (options.json === true) print({ file, ...counts });
+  else say(`${file}: ${sumsOf(counts)}, as setec keeps them`);
+  return 0;
+}
+
+async function importSecrets(options: CommandOptions): Promise<number> {
+  const { "from-setec": source = missing("import", "from-setec") } = options;
+  const kek = await setecKey(options, "import");
+  const content = await contentOf(source, { secret: false, maxBytes: MAX_SETEC_BYTES });
+  let secrets: PortableSecret[];
+  try {
+    secrets = decodeSetecFile(content, kek);
+  } catch (error) {
+    if (!(error instanceof LegerError)) throw error;
+    throw new LegerError(error.code, `import from ${source}: ${error.message}`, { hints: error.hints });
+  }
+  const where = whereOf(options);
+  await takeIn(where, secrets, async () => {
+    const audit = openAuditLog(where.stateDir, (line) => void process.stderr.write(`${line}\n`));
+    try {
+      const principal = userName();
+      const lines = secrets.map(({ name, state }) =>
+        audit.append({
+          principal,
+          action: "create-version",
+          authorized: true,
+          secret: name,
+          version: state.active,
+        }),
+      );
+      await Promise.all(lines);
+      await audit.sync();
+    } finally {
+      audit.close();
+    }
+  });
+  const counts = countsOf(secrets);
+  if (options.json === true) print({ file: path.resolve(source), ...counts });
+  else say(`${where.stateDir}: took in ${sumsOf(counts)}`);
+  return 0;
+}
+
+function countsOf(secrets: readonly PortableSecret[]): { secrets: number; versions: number } {
+  return { secrets: secrets.length, versions: secrets.reduce((sum, { values }) => sum + values.size, 0) };
+}
+
+/** 32 bytes as they are, or as a line of base64. */
+async function setecKey({ "key-file": file }: CommandOptions, command: string): Promise<Uint8Array> {
+  if (file === undefined) return missing(command, "key-file");
+  const content = await contentOf(file, { secret: true });
+  if (content.length === KEY_BYTES) return content;
+  const text = content.toString("latin1").trim();
+  const bytes = Buffer.from(text, "base64");
+  if (bytes.length === KEY_BYTES && bytes.toString("base64") === text) return bytes;
+  throw new LegerError("BAD_DATA", `${file}: it holds no key of 32 bytes`, {
+    hints: [`make one with: head -c 32 /dev/urandom >${file}`],
+  });
+}
+
+function missing(command: string, option: string): never {
+  throw usage(`${command}: --${option} FILE is missing`);
 }
 
 function changeMainKey(options: CommandOptions): number {
@@ -249,9 +340,14 @@ async function askNewPassphrase(asking: Asking): Promise<Uint8Array> {
 const NEWLINE = 0x0a;
 const SHORT_BYTES = 12;
 const MAX_SMALL_FILE_BYTES = 64 * 1024;
+/** setec keeps all of it in memory, too. */
+const MAX_SETEC_BYTES = 512 * 1024 * 1024;
 
 /** Of a file, a pipe, or `-`. UNSAFE for a file with a secret that everybody may read. */
-async function contentOf(file: string, { secret }: { secret: boolean }): Promise<Buffer> {
+async function contentOf(
+  file: string,
+  { secret, maxBytes = MAX_SMALL_FILE_BYTES }: { secret: boolean; maxBytes?: number },
+): Promise<Buffer> {
   const chunks: Buffer[] = [];
   let bytes = 0;
   try {
@@ -267,7 +363,7 @@ async function contentOf(file: string, { secret }: { secret: boolean }): Promise
     for await (const chunk of stream) {
       chunks.push(Buffer.from(chunk));
       bytes += chunk.length;
-      if (bytes > MAX_SMALL_FILE_BYTES) throw new LegerError("BAD_DATA", `${file}: it is too large`);
+      if (bytes > maxBytes) throw new LegerError("BAD_DATA", `${file}: it is too large`);
     }
   } catch (cause) {
     if (cause instanceof LegerError) throw cause;

@@ -1,6 +1,5 @@
 #!/usr/bin/env node
 /** legerd — the daemon's entry point. */
-import * as os from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
 import { setFlagsFromString } from "node:v8";
@@ -11,6 +10,7 @@ import { VERSION, versionLine } from "../core/version.ts";
 import { readConfig, type DaemonConfig, type DoorConfig } from "../daemon/config.ts";
 import { startLegerd } from "../daemon/legerd.ts";
 import { inheritedSockets, LISTEN_VARIABLES, tellReady } from "../daemon/systemd.ts";
+import { userName } from "./user-name.ts";
 
 /** Shorter than systemd's patience, and than the 5 s within which a stop has to be over. */
 const STOP_GRACE_MS = 4_500;
@@ -28,6 +28,10 @@ Usage:
   legerd restore FILE [--passphrase-file FILE | --identity-file FILE] [--state DIR] [--json]
                                           make a store of a backup, in an empty directory, and verify every row
   legerd rekey [--print] [--state DIR]    put a new main key in the place of the old one, while no legerd runs
+  legerd export --to-setec FILE --key-file FILE [--force] [--state DIR] [--json]
+                                          write all secrets as setec's own database
+  legerd import --from-setec FILE --key-file FILE [--state DIR] [--json]
+                                          take in all secrets of setec's database, while no legerd runs
 
 Options:
   --config FILE           configuration (default: ~/.config/leger/legerd.json, /etc/leger/legerd.json for root)
@@ -39,6 +43,9 @@ Options:
   --identity-file FILE    what opens a backup that was sealed to a recipient, as age-keygen writes it
   --force                 put the backup in the place of a file that is there
   --print                 write the new main key to a pipe instead, for a credential; the old one goes once the new one is used
+  --to-setec FILE         the database to write
+  --from-setec FILE       the database to read
+  --key-file FILE         32 bytes, or a line of base64, that setec's keyset is encrypted with
   --json                  the result as JSON
   --help, --version
 
@@ -66,35 +73,21 @@ async function main(): Promise<void> {
   const { values, positionals } = parse(process.argv.slice(2));
   if (values.help === true) return void process.stdout.write(HELP);
   if (values.version === true) return void process.stdout.write(`${versionLine("legerd")}\n`);
-  const [command, ...rest] = positionals;
-  if (command === undefined) {
-    requireOnly("legerd", values, ["config", "state", "socket"]);
-    const { config, state, socket } = values;
-    await serve({
-      ...(config === undefined ? {} : { config: path.resolve(config) }),
-      ...(state === undefined ? {} : { state: path.resolve(state) }),
-      ...(socket === undefined ? {} : { socket: path.resolve(socket) }),
-    });
+  if (positionals.length > 0) {
+    // Loaded when it is needed: what serves needs none of it.
+    const { runCommand } = await import("./legerd-commands.ts");
+    const status = await runCommand(positionals, values);
+    if (status !== 0) process.exitCode = status;
     return;
   }
-  // Loaded when it is needed: what serves needs none of it.
-  const { COMMANDS, isCommand, runCommand } = await import("./legerd-commands.ts");
-  if (!isCommand(command)) throw usage(`unknown argument ${JSON.stringify(command)}`);
-  const { takes, files } = COMMANDS[command];
-  requireOnly(command, values, takes);
-  if (rest.length > files.length) throw usage(`unknown argument ${JSON.stringify(rest[files.length])}`);
-  if (rest.length < files.length) throw usage(`${command}: ${files[rest.length] ?? ""} is missing`);
-  const status = await runCommand(command, rest, values);
-  if (status !== 0) process.exitCode = status;
-}
-
-function requireOnly(
-  what: string,
-  values: Readonly<Record<string, unknown>>,
-  takes: readonly string[],
-): void {
-  const other = Object.keys(values).find((name) => !takes.includes(name));
-  if (other !== undefined) throw usage(`${what} takes no option --${other}`);
+  const { config, state, socket, ...others } = values;
+  const [other] = Object.keys(others);
+  if (other !== undefined) throw usage(`legerd takes no option --${other} without a command`);
+  await serve({
+    ...(config === undefined ? {} : { config: path.resolve(config) }),
+    ...(state === undefined ? {} : { state: path.resolve(state) }),
+    ...(socket === undefined ? {} : { socket: path.resolve(socket) }),
+  });
 }
 
 async function serve(options: Options): Promise<void> {
@@ -144,15 +137,6 @@ function doorsOf({ socket }: Options, config: DaemonConfig | undefined, world: W
   return [{ name: DEFAULT_DOOR, unix, mode: 0o600, principal: userName(), grants: undefined }];
 }
 
-/** A container's user may have no line in /etc/passwd. */
-function userName(): string {
-  try {
-    return os.userInfo().username;
-  } catch {
-    return `uid ${process.geteuid?.() ?? "unknown"}`;
-  }
-}
-
 function parse(args: string[]) {
   try {
     return parseArgs({
@@ -165,6 +149,9 @@ function parse(args: string[]) {
         json: { type: "boolean" },
         force: { type: "boolean" },
         print: { type: "boolean" },
+        "to-setec": { type: "string" },
+        "from-setec": { type: "string" },
+        "key-file": { type: "string" },
         recipient: { type: "string", multiple: true },
         "recipients-file": { type: "string" },
         "passphrase-file": { type: "string" },

@@ -97,6 +97,17 @@ export function listNumbers(ranges: Ranges): number[] {
   return numbers;
 }
 
+/** Numbers in any order, as ranges. */
+export function rangesOf(numbers: Iterable<number>): Ranges {
+  const ranges: [number, number][] = [];
+  for (const number of [...new Set(numbers)].toSorted((a, b) => a - b)) {
+    const last = ranges.at(-1);
+    if (last !== undefined && last[1] === number - 1) last[1] = number;
+    else ranges.push([number, number]);
+  }
+  return ranges;
+}
+
 function withNumber(ranges: Ranges, number: number): Ranges {
   const before = ranges.filter(([, last]) => last < number - 1);
   const after = ranges.filter(([first]) => first > number + 1);
