@@ -12,7 +12,6 @@ import { nodeFiles } from "../core/files-node.ts";
 import { homeDirectory, worldOf } from "../core/paths.ts";
 import { beginFile } from "../core/pending-file.ts";
 import { VERSION } from "../core/version.ts";
-import { openAuditLog } from "../store/audit.ts";
 import { checkStore } from "../store/check.ts";
 import type { Where } from "../store/database.ts";
 import { nextMainKey, rekey } from "../store/rekey.ts";
@@ -176,24 +175,9 @@ async function importSecrets(options: CommandOptions): Promise<number> {
     throw new LegerError(error.code, `import from ${source}: ${error.message}`, { hints: error.hints });
   }
   const where = whereOf(options);
-  await takeIn(where, secrets, async () => {
-    const audit = openAuditLog(where.stateDir, (line) => void process.stderr.write(`${line}\n`));
-    try {
-      const principal = userName();
-      const lines = secrets.map(({ name, state }) =>
-        audit.append({
-          principal,
-          action: "create-version",
-          authorized: true,
-          secret: name,
-          version: state.active,
-        }),
-      );
-      await Promise.all(lines);
-      await audit.sync();
-    } finally {
-      audit.close();
-    }
+  await takeIn(where, secrets, {
+    principal: userName(),
+    log: (line) => void process.stderr.write(`${line}\n`),
   });
   const counts = countsOf(secrets);
   if (options.json === true) print({ file: path.resolve(source), ...counts });

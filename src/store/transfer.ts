@@ -1,5 +1,6 @@
 /** transfer — all secrets of a store at one moment, for other programs; and secrets of theirs taken in, all or none. */
 import { LegerError } from "../core/error.ts";
+import { openAuditLog } from "./audit.ts";
 import { connectToLook, findStore } from "./check.ts";
 import {
   connect,
@@ -12,6 +13,7 @@ import {
 } from "./database.ts";
 import { openMark } from "./mark.ts";
 import { newOwner, Rows } from "./rows.ts";
+import { createChainKey } from "./seal.ts";
 import { fromSqlite } from "./sqlite.ts";
 import { listNumbers, type SecretState } from "./versions.ts";
 
@@ -39,14 +41,17 @@ export function readSecrets(where: Where): PortableSecret[] {
   }
 }
 
+/** Who takes secrets in, for the audit log; and what hears its notices. */
+export type TakingIn = { principal: string; log: (line: string) => void };
+
 /**
- * Takes secrets in with their numbers, in one commit, into a store that is made where there is none. `note` is called
- * before that, with the store ours. Throws REFUSED where a name is taken and while a legerd runs.
+ * Takes secrets in with their numbers, in one commit, into a store that is made where there is none. Throws REFUSED
+ * where a name is taken and while a legerd runs.
  */
 export async function takeIn(
   where: Where,
   secrets: readonly PortableSecret[],
-  note: () => Promise<void>,
+  { principal, log }: TakingIn,
 ): Promise<void> {
   const { stateDir } = where;
   prepareStateDirectory(stateDir);
@@ -56,28 +61,31 @@ export async function takeIn(
     const db = connect(file, "write");
     try {
       const rows = new Rows(db, keys);
-      const taken = rows.snapshot("import", () =>
-        secrets.filter(({ name }) => rows.read("secret", name) !== undefined),
-      );
-      const [first] = taken;
-      if (first !== undefined) {
-        const more = taken.length > 1 ? ` (and ${taken.length - 1} more)` : "";
-        throw new LegerError(
-          "REFUSED",
-          `import: secret ${first.name} is there already${more}; nothing was changed`,
-          {
-            hints: ["delete it first, or import into a store of its own with --state DIR"],
-          },
-        );
-      }
-      await note();
-      rows.commit("import", () => {
-        for (const { name, state, values } of secrets) {
-          const owner = newOwner();
-          for (const [number, value] of values) rows.writeValue(owner, number, value);
-          rows.write("secret", { name, owner, ...state });
-        }
+      const noted = rows.snapshot("import", () => {
+        requireFree(rows, secrets);
+        return rows.read("audit", "heads");
       });
+      const audit = openAuditLog({ stateDir, key: createChainKey(keys), noted, log });
+      try {
+        // First, as with every change: what cannot be noted is not done.
+        const lines = secrets.map(({ name, state: { active } }) =>
+          audit.appendChange({
+            principal,
+            action: "create-version",
+            authorized: true,
+            secret: name,
+            version: active,
+          }),
+        );
+        await Promise.all(lines);
+        await audit.sync();
+        rows.commit("import", () => {
+          for (const secret of secrets) write(rows, secret);
+          rows.write("audit", { name: "heads", ...audit.heads });
+        });
+      } finally {
+        audit.close();
+      }
       const mark = openMark(markFileOf(file), keys);
       mark.set(rows.generation);
       mark.close();
@@ -89,4 +97,22 @@ export async function takeIn(
   } finally {
     lock[Symbol.dispose]();
   }
+}
+
+function requireFree(rows: Rows, secrets: readonly PortableSecret[]): void {
+  const taken = secrets.filter(({ name }) => rows.read("secret", name) !== undefined);
+  const [first] = taken;
+  if (first === undefined) return;
+  const more = taken.length > 1 ? ` (and ${taken.length - 1} more)` : "";
+  throw new LegerError(
+    "REFUSED",
+    `import: secret ${first.name} is there already${more}; nothing was changed`,
+    { hints: ["delete it first, or import into a store of its own with --state DIR"] },
+  );
+}
+
+function write(rows: Rows, { name, state, values }: PortableSecret): void {
+  const owner = newOwner();
+  for (const [number, value] of values) rows.writeValue(owner, number, value);
+  rows.write("secret", { name, owner, ...state });
 }

@@ -5,6 +5,7 @@ import { openStore } from "../../src/store/store.ts";
 import { readSecrets, takeIn, type PortableSecret } from "../../src/store/transfer.ts";
 import { codeOf, contentsOf, temporaryState } from "../store/state.ts";
 
+const TESTER = { principal: "tester", log: (): void => {} };
 const KEK = Buffer.alloc(32, 7);
 
 const SECRETS: PortableSecret[] = [
@@ -55,12 +56,18 @@ test("what is taken in from setec comes out for setec the same", async () => {
   const file = encodeSetecFile(SECRETS, KEK);
   const secrets = decodeSetecFile(file, KEK);
   expect(sorted(secrets)).toEqual(sorted(SECRETS));
-  await takeIn({ stateDir: state.dir }, secrets, async () => {});
+  await takeIn({ stateDir: state.dir }, secrets, TESTER);
   expect(sorted(readSecrets({ stateDir: state.dir }))).toEqual(sorted(SECRETS));
-  expect(await checkStore({ stateDir: state.dir })).toMatchObject({ problems: [], secrets: 2, versions: 4 });
+  // A line for each in both logs.
+  expect(await checkStore({ stateDir: state.dir })).toMatchObject({
+    problems: [],
+    secrets: 2,
+    versions: 4,
+    audit_lines: 2,
+  });
   await using store = openStore({ stateDir: state.dir });
   expect(await store.mutate({ do: "put", name: "many", value: Buffer.from("new") })).toBe(10);
-  expect(await codeOf(() => takeIn({ stateDir: state.dir }, secrets, async () => {}))).toBe("REFUSED");
+  expect(await codeOf(() => takeIn({ stateDir: state.dir }, secrets, TESTER))).toBe("REFUSED");
 });
 
 test("a name that is taken refuses all of them", async () => {
@@ -70,10 +77,7 @@ test("a name that is taken refuses all of them", async () => {
     await store.mutate({ do: "put", name: "many", value: Buffer.from("mine") });
   }
   const before = contentsOf(state.dir);
-  const noted: string[] = [];
-  const taking = takeIn({ stateDir: state.dir }, SECRETS, async () => void noted.push("noted"));
-  expect(await codeOf(() => taking)).toBe("REFUSED");
-  expect(noted).toEqual([]);
+  expect(await codeOf(() => takeIn({ stateDir: state.dir }, SECRETS, TESTER))).toBe("REFUSED");
   expect({ ...contentsOf(state.dir), "legerd.lock-journal": "" }).toMatchObject(before);
 });
 
