@@ -4,6 +4,10 @@ import path from "node:path";
 import { LegerError, systemCode } from "../core/error.ts";
 import type { Grant } from "../setec/grants.ts";
 
+/** Routes that a door with grants may be opened for; setec's own and /health always are. */
+export const ROUTE_GROUPS = ["podman", "services", "status", "audit"] as const;
+export type RouteGroup = (typeof ROUTE_GROUPS)[number];
+
 /** A unix socket and who is behind it. */
 export type DoorConfig = {
   /** What systemd knows its socket by. Undefined: it is always a socket of our own. */
@@ -15,6 +19,10 @@ export type DoorConfig = {
   principal: string;
   /** Undefined: everything is allowed. */
   grants: readonly Grant[] | undefined;
+  /** Who gets the socket and its directory besides us: a group's name or number. */
+  group?: string | undefined;
+  /** For a door with grants: what is open there besides setec's own routes. */
+  routes?: readonly RouteGroup[] | undefined;
 };
 
 export type DaemonConfig = {
@@ -82,6 +90,15 @@ export async function configSchema() {
       .default("")
       .describe("Who stands behind this door, for the audit log. Empty: every call is refused."),
     grants: z.array(grant).optional().describe("What they may do. Left out: everything."),
+    group: z
+      .string()
+      .regex(/^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$/, "must be a group's name or number")
+      .optional()
+      .describe("Group of the socket and of its directory. Left out: the one of whoever runs legerd."),
+    routes: z
+      .array(z.enum(ROUTE_GROUPS))
+      .optional()
+      .describe("For a door with grants: leger's own routes that are open there. Left out: none."),
   });
   return z.strictObject({
     $schema: z.string().optional().describe("For editors; not read."),
@@ -126,6 +143,7 @@ async function check(file: string, value: unknown): Promise<DaemonConfig> {
   for (const { unix, name } of doors ?? []) {
     if (seen.has(path.normalize(unix))) throw new LegerError("CONFIG", `read ${file}: two doors at ${unix}`);
     seen.add(path.normalize(unix));
+    requireApart(file, unix, doors ?? []);
     if (name === undefined) continue;
     // No path is like a name: it begins with a slash.
     if (seen.has(name)) throw new LegerError("CONFIG", `read ${file}: two doors with the name ${name}`);
@@ -139,6 +157,30 @@ async function check(file: string, value: unknown): Promise<DaemonConfig> {
       foldMs: audit?.repeats_seconds === undefined ? undefined : audit.repeats_seconds * 1_000,
     },
   };
+}
+
+/**
+ * A directory is what a container gets: no other door may lie in it or below it. Throws CONFIG. Doors that may have
+ * everything may lie above others, as the user's own does.
+ */
+function requireApart(
+  file: string,
+  unix: string,
+  doors: readonly { unix: string; grants?: unknown }[],
+): void {
+  const directory = path.dirname(path.normalize(unix));
+  for (const other of doors) {
+    const at = path.normalize(other.unix);
+    if (at === path.normalize(unix)) continue;
+    const below = `${path.dirname(at)}/`.startsWith(`${directory}/`);
+    const restricted = doors.find((door) => door.unix === unix)?.grants !== undefined;
+    if (path.dirname(at) !== directory && !(below && restricted)) continue;
+    throw new LegerError("CONFIG", `read ${file}: the doors at ${unix} and ${other.unix} share a directory`, {
+      hints: [
+        "whoever is given a directory has every door in it: give each one of its own, like doors/NAME/legerd.sock",
+      ],
+    });
+  }
 }
 
 function placeOf(keys: readonly PropertyKey[]): string {

@@ -13,11 +13,15 @@ const PROBE_TIMEOUT_MS = 1_000;
 const BACKLOG = 4_096;
 
 /**
- * Listens at a door of our own. Its directory is made 0700 where it is missing and refused where others could get at
- * it; a socket that nobody answers at any more is removed, one that somebody answers at is refused.
+ * Listens at a door of our own. Its directory is made where it is missing, open to whom the door is, and refused where
+ * others could write to it; a socket that nobody answers at any more is removed, one that somebody answers at is
+ * refused.
  */
-export async function listenAt(server: http.Server, { unix, mode }: DoorConfig): Promise<void> {
+export async function listenAt(server: http.Server, door: DoorConfig): Promise<void> {
+  const { unix, mode } = door;
+  const gid = door.group === undefined ? undefined : groupId(door.group, unix);
   prepareDirectory(unix);
+  openDirectory(door, gid);
   await removeStaleSocket(unix);
   // The mode holds from birth: bind(2) happens inside listen(), before the mask is put back.
   const mask = process.umask(0o777 & ~mode);
@@ -34,6 +38,7 @@ export async function listenAt(server: http.Server, { unix, mode }: DoorConfig):
     const hints = code === "EINVAL" ? ["a socket's path may have at most 107 bytes"] : [];
     throw new LegerError("IO", `listen at ${unix}: ${code ?? "failed"}`, { cause, hints });
   }
+  if (gid !== undefined) giveTo(unix, gid, unix);
 }
 
 /**
@@ -96,6 +101,51 @@ function prepareDirectory(unix: string): void {
       hints: [`chmod 700 ${directory}`],
     });
   }
+}
+
+/**
+ * A socket can only be reached through its directory: it is made passable for whom the socket's mode lets in. One that
+ * only we may use is left as it is.
+ */
+function openDirectory({ unix, mode }: DoorConfig, gid: number | undefined): void {
+  const directory = path.dirname(unix);
+  const passable = ((mode & 0o060) === 0 ? 0 : 0o010) | ((mode & 0o006) === 0 ? 0 : 0o001);
+  if (gid !== undefined) giveTo(directory, gid, unix);
+  const now = fs.statSync(directory).mode & 0o777;
+  if ((now & passable) === passable) return;
+  try {
+    fs.chmodSync(directory, now | passable);
+  } catch (cause) {
+    throw new LegerError(
+      "IO",
+      `listen at ${unix}: cannot open ${directory}: ${systemCode(cause) ?? "failed"}`,
+      {
+        cause,
+      },
+    );
+  }
+}
+
+function giveTo(file: string, gid: number, unix: string): void {
+  try {
+    fs.chownSync(file, -1, gid);
+  } catch (cause) {
+    throw new LegerError("CONFIG", `listen at ${unix}: cannot give ${file} to group ${gid}`, {
+      hints: ["whoever runs legerd must be in that group"],
+      cause,
+    });
+  }
+}
+
+/** Of /etc/group alone: Node cannot ask for others. */
+function groupId(group: string, unix: string): number {
+  if (/^\d{1,10}$/.test(group)) return Number(group);
+  const lines = fs.readFileSync("/etc/group", "utf8").split("\n");
+  const [, , gid] = lines.find((line) => line.startsWith(`${group}:`))?.split(":") ?? [];
+  if (gid !== undefined && /^\d{1,10}$/.test(gid)) return Number(gid);
+  throw new LegerError("CONFIG", `listen at ${unix}: there is no group ${group} in /etc/group`, {
+    hints: ["a number does as well"],
+  });
 }
 
 /** Its owner is whom systemd was told; what counts is that nobody else can get in, or put another in its place. */

@@ -82,16 +82,12 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
         return store.verifyAudit(opened.heads);
       },
       mainKeyFile: store.mainKeyFile,
-      doors: doors.map(({ unix, principal, grants }) => ({
-        unix,
-        principal,
-        restricted: grants !== undefined,
-      })),
+      doors: doors.map((door) => ({ ...door, mode: door.mode.toString(8).padStart(4, "0") })),
     };
     for (const door of doors) {
       const access = door.grants === undefined ? undefined : compileGrants(door.grants);
       const server = createDoorServer({
-        caller: { principal: door.principal, access },
+        caller: { principal: door.principal, access, routes: door.routes },
         open: (caller) => new Session({ store, audit: opened, credentials: given }, caller),
         facts,
         log,

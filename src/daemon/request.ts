@@ -1,5 +1,6 @@
 /** request — what a route is given to answer by. */
 import type { AuditReport } from "../store/audit-verify.ts";
+import type { DoorConfig } from "./config.ts";
 import type { Session } from "./session.ts";
 
 /** A request as routes see it: read whole, its caller known. */
@@ -15,6 +16,9 @@ export type RouteRequest = {
   facts: StatusFacts;
 };
 
+/** A door as it is told; `mode` in octal digits. */
+export type DoorFacts = Omit<DoorConfig, "mode"> & { mode: string };
+
 /** What the running daemon knows of itself. */
 export type StatusFacts = {
   version: string;
@@ -25,5 +29,5 @@ export type StatusFacts = {
   auditFile: string;
   verifyAudit: () => Promise<AuditReport>;
   mainKeyFile: string;
-  doors: readonly { unix: string; principal: string; restricted: boolean }[];
+  doors: readonly DoorFacts[];
 };

@@ -1,7 +1,7 @@
 /** routes — every address legerd answers at, and what a caller needs for it. */
-import { LegerError } from "../core/error.ts";
 import { routes as setecRoutes, type Action } from "../setec/protocol.ts";
 import type { Answer } from "./answer.ts";
+import type { RouteGroup } from "./config.ts";
 import { podmanDelete, podmanList, podmanLookup, podmanStore } from "./podman-api.ts";
 import {
   deleteService,
@@ -14,11 +14,12 @@ import {
 } from "./service-api.ts";
 import { answerSetec } from "./setec-api.ts";
 import type { RouteRequest } from "./request.ts";
-import { health, status, verifyAudit } from "./status-api.ts";
+import type { Caller } from "./session.ts";
+import { doors, health, status, verifyAudit } from "./status-api.ts";
 
 /**
  * What a caller needs: nothing; an action on each secret that the route touches (the session checks); or a door
- * without grants. There is no route without this word.
+ * without grants, which the session asks for where something would be changed. There is no route without this word.
  */
 type Needs = "nothing" | "owner" | { action: Action };
 
@@ -27,6 +28,8 @@ export type Route = {
   /** `NAME` stands for one path segment. */
   path: string;
   needs: Needs;
+  /** Where a door with grants has it: always, or if its configuration opens this group. */
+  group: RouteGroup | "always";
   /** True where setec's own checks apply (content type, no-browsers header), in setec's order. */
   setec?: true;
   handle: (request: RouteRequest) => Answer | Promise<Answer>;
@@ -37,34 +40,61 @@ export const routes: readonly Route[] = [
     method: "POST",
     path,
     needs: { action: route.action },
+    group: "always",
     setec: true,
     handle: ({ session, body }) => answerSetec(route, session, body),
   })),
-  { method: "GET", path: "/health", needs: "nothing", handle: health },
-  { method: "GET", path: "/v1/status", needs: "owner", handle: ownersOnly(status, "status") },
+  { method: "GET", path: "/health", needs: "nothing", group: "always", handle: health },
+  { method: "GET", path: "/v1/status", needs: "owner", group: "status", handle: status },
+  { method: "GET", path: "/v1/doors", needs: "owner", group: "status", handle: doors },
   {
     method: "GET",
     path: "/v1/audit/verify",
     needs: "owner",
-    handle: ownersOnly(verifyAudit, "verify the audit log"),
+    group: "audit",
+    handle: verifyAudit,
   },
-  { method: "POST", path: "/v1/podman/lookup", needs: { action: "get" }, handle: podmanLookup },
-  { method: "POST", path: "/v1/podman/store", needs: "owner", handle: podmanStore },
-  { method: "POST", path: "/v1/podman/delete", needs: "owner", handle: podmanDelete },
-  { method: "GET", path: "/v1/podman/list", needs: "owner", handle: podmanList },
-  { method: "GET", path: "/v1/services", needs: { action: "info" }, handle: listServices },
-  { method: "GET", path: "/v1/services/NAME", needs: { action: "info" }, handle: showService },
-  { method: "PUT", path: "/v1/services/NAME", needs: "owner", handle: putService },
-  { method: "DELETE", path: "/v1/services/NAME", needs: "owner", handle: deleteService },
+  {
+    method: "POST",
+    path: "/v1/podman/lookup",
+    needs: { action: "get" },
+    group: "podman",
+    handle: podmanLookup,
+  },
+  { method: "POST", path: "/v1/podman/store", needs: "owner", group: "podman", handle: podmanStore },
+  { method: "POST", path: "/v1/podman/delete", needs: "owner", group: "podman", handle: podmanDelete },
+  { method: "GET", path: "/v1/podman/list", needs: "owner", group: "podman", handle: podmanList },
+  { method: "GET", path: "/v1/services", needs: { action: "info" }, group: "services", handle: listServices },
+  {
+    method: "GET",
+    path: "/v1/services/NAME",
+    needs: { action: "info" },
+    group: "services",
+    handle: showService,
+  },
+  { method: "PUT", path: "/v1/services/NAME", needs: "owner", group: "services", handle: putService },
+  { method: "DELETE", path: "/v1/services/NAME", needs: "owner", group: "services", handle: deleteService },
+  {
+    method: "GET",
+    path: "/v1/services/NAME/env",
+    needs: { action: "get" },
+    group: "services",
+    handle: getServiceEnv,
+  },
   {
     method: "GET",
     path: "/v1/services/NAME/credentials",
     needs: { action: "info" },
+    group: "services",
     handle: showCredentials,
   },
-  { method: "GET", path: "/v1/unserved", needs: "owner", handle: listUnserved },
-  { method: "GET", path: "/v1/services/NAME/env", needs: { action: "get" }, handle: getServiceEnv },
+  { method: "GET", path: "/v1/unserved", needs: "owner", group: "services", handle: listUnserved },
 ];
+
+/** Is a route there at all for this caller? What it gives there is still a matter of grants. */
+export function isOpenTo({ access, routes: opened = [] }: Caller, { group }: Route): boolean {
+  return access === undefined || group === "always" || opened.includes(group);
+}
 
 /**
  * The route for a path and method, with the decoded name, and whether the path is one of setec's; undefined where no
@@ -103,11 +133,4 @@ function decode(segment: string): string {
   } catch {
     return segment;
   }
-}
-
-function ownersOnly(handle: Route["handle"], what: string): Route["handle"] {
-  return (request) => {
-    if (!request.session.isOwner) throw new LegerError("DENIED", `${what}: access denied`);
-    return handle(request);
-  };
 }

@@ -4,7 +4,7 @@ import type { Duplex } from "node:stream";
 import { LegerError } from "../core/error.ts";
 import { headers as names, refusals } from "../setec/protocol.ts";
 import { refuse, refuseWith, type Answer } from "./answer.ts";
-import { findRoute, routes, type Route } from "./routes.ts";
+import { findRoute, isOpenTo, routes, type Route } from "./routes.ts";
 import type { Caller, Session } from "./session.ts";
 import type { StatusFacts } from "./request.ts";
 import { asLocation, readTarget } from "./target.ts";
@@ -106,6 +106,13 @@ async function route(
     if (headers.get(names.noBrowsers) !== names.setec) return refuse(refusals.accessDenied);
   }
   if (needs.caller.principal === "" && matched.needs !== "nothing") return refuse(refusals.unknownCaller);
+  if (!isOpenTo(needs.caller, matched)) {
+    return refuseWith(
+      new LegerError("DENIED", `${method} ${matched.path}: not open at this door`, {
+        hints: [`whoever runs legerd may open it with "routes": ["${matched.group}"] in legerd.json`],
+      }),
+    );
+  }
   const body = method === "GET" ? EMPTY : await readBody(request, response, headers);
   if (body === undefined) return refuse(refusals.badRequest);
   const session = needs.open(callerOf(needs.caller, headers));

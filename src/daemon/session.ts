@@ -8,6 +8,7 @@ import { LegerError } from "../core/error.ts";
 import type { Secret } from "../core/secret.ts";
 import type { Access } from "../setec/grants.ts";
 import type { Action, SecretInfo } from "../setec/protocol.ts";
+import type { RouteGroup } from "./config.ts";
 import type { AuditEntry, AuditLog } from "../store/audit.ts";
 import type { LinkRecord, Mutation, ServiceRecord, Store, VersionedValue } from "../store/store.ts";
 import type { Credentials, CredentialStatus } from "./credentials.ts";
@@ -18,6 +19,8 @@ export type Caller = {
   principal: string;
   /** Undefined: everything. */
   access: Access | undefined;
+  /** What is open to them besides setec's own routes, where `access` narrows what they may do. */
+  routes?: readonly RouteGroup[] | undefined;
   /** As the asking program says; only ever repeated in the audit log. */
   unit?: string;
   invocation?: string;
@@ -117,6 +120,12 @@ export class Session {
     const version = "version" in mutation ? mutation.version : undefined;
     this.#require(action, mutation.name, version);
     return this.#durably({ action, authorized: true, ...named(mutation.name, version) }, mutation);
+  }
+
+  /** How many there are of each, whoever asks: for those who may know at all. */
+  counts(): { secrets: number; services: number; podmanEntries: number } {
+    const [services, podmanEntries] = [this.#store.services().length, this.#store.links().length];
+    return { secrets: this.#store.count(), services, podmanEntries };
   }
 
   count(): number {

@@ -15,20 +15,30 @@ export async function verifyAudit({ facts }: RouteRequest): Promise<Answer> {
   return json({ schema_version: 1, ok: problems.length === 0, ...counts, problems });
 }
 
+/** `{"doors":[{"unix","mode","principal","grants"?,"routes"?,"name"?}]}`: as they were configured when legerd started. */
+export function doors({ facts }: RouteRequest): Answer {
+  return json({ schema_version: 1, doors: facts.doors });
+}
+
 export function status({ session, facts }: RouteRequest): Answer {
+  const { secrets, services, podmanEntries } = session.counts();
   return json({
     schema_version: 1,
     version: facts.version,
     pid: facts.pid,
     started_at: facts.startedAt.toISOString(),
-    secrets: session.count(),
-    services: session.services().length,
-    podman_entries: session.links().length,
+    secrets,
+    services,
+    podman_entries: podmanEntries,
     state_dir: facts.stateDir,
     database: facts.databaseFile,
     main_key: facts.mainKeyFile,
     audit_log: facts.auditFile,
-    doors: facts.doors,
+    doors: facts.doors.map(({ unix, principal, grants }) => ({
+      unix,
+      principal,
+      restricted: grants !== undefined,
+    })),
     last_backup: lastBackup(facts.stateDir, session.changes()),
   });
 }

@@ -1,5 +1,6 @@
+import { statSync } from "node:fs";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import type { DoorConfig } from "../../src/daemon/config.ts";
+import type { DoorConfig, RouteGroup } from "../../src/daemon/config.ts";
 import { routes, type Route } from "../../src/daemon/routes.ts";
 import { startTestLegerd, type Places, type TestLegerd } from "../support/legerd.ts";
 import { sendRaw, type RawAnswer } from "../support/raw-http.ts";
@@ -11,19 +12,20 @@ const LINK = "0123456789abcdef012345678";
 const KEPT = "fedcba9876543210fedcba987";
 const SETEC_HEADERS = { "Content-Type": "application/json", "Sec-X-Tailscale-No-Browsers": "setec" };
 
-function restrictedDoor({ runtimeDir }: Places): DoorConfig {
+function restrictedDoor({ runtimeDir }: Places, opened: readonly RouteGroup[]): DoorConfig {
   const grants = [{ action: ["get", "info"], secret: [VISIBLE] }];
-  return { unix: `${runtimeDir}/guest/legerd.sock`, mode: 0o600, principal: "guest", grants };
+  const unix = `${runtimeDir}/guest/legerd.sock`;
+  return { unix, mode: 0o600, principal: "guest", grants, routes: opened };
 }
 
 /** A daemon with an owner's door and a guest's, who may get and see one secret of two. */
-async function startWithGuest(): Promise<TestLegerd> {
+async function startWithGuest(opened: readonly RouteGroup[] = ["podman", "services"]): Promise<TestLegerd> {
   const daemon = await startTestLegerd(
     { [VISIBLE]: "for all", [HIDDEN]: CANARY },
     {
       doors: (places) => [
         { unix: places.socket, mode: 0o600, principal: "owner", grants: undefined },
-        restrictedDoor(places),
+        restrictedDoor(places, opened),
       ],
     },
   );
@@ -98,6 +100,50 @@ test("a door with grants gives what they allow, by every route", async () => {
   expect(env.headers.get("leger-versions")).toBe("A=1");
   const shown = await asGuest(daemon, "GET", "/v1/services/open");
   expect(JSON.parse(shown.body.toString())).toEqual({ name: "open", variables: { A: VISIBLE } });
+});
+
+test("leger's own routes are closed at a door with grants until its configuration opens them", async () => {
+  await using daemon = await startWithGuest([]);
+  for (const { method, path, group } of routes) {
+    const answer = await asGuest(daemon, method, path.replace("NAME", "open"));
+    const text = answer.body.toString();
+    if (group === "always") expect(text, path).not.toContain("not open at this door");
+    else expect([answer.status, text], path).toEqual([403, expect.stringContaining("not open at this door")]);
+  }
+  expect(JSON.parse((await asGuest(daemon, "GET", "/health")).body.toString())).toEqual({ status: "ok" });
+});
+
+test("a door may be opened for the status and the audit log", async () => {
+  await using daemon = await startWithGuest(["status", "audit"]);
+  expect(JSON.parse((await asGuest(daemon, "GET", "/v1/status")).body.toString())).toMatchObject({
+    secrets: 2,
+  });
+  expect(JSON.parse((await asGuest(daemon, "GET", "/v1/audit/verify")).body.toString())).toMatchObject({
+    ok: true,
+  });
+  expect((await asGuest(daemon, "GET", "/v1/services")).status).toBe(403);
+});
+
+test.for([
+  [0o600, 0o700],
+  [0o660, 0o710],
+  [0o666, 0o711],
+] as const)("the directory of a door of mode %o lets in whom the door does", async ([mode, directory]) => {
+  const group = String(process.getgid?.() ?? 0);
+  const doors = (places: Places): DoorConfig[] => [
+    { unix: places.socket, mode: 0o600, principal: "owner", grants: undefined },
+    { unix: `${places.runtimeDir}/doors/x/legerd.sock`, mode, principal: "x", grants: [], group },
+  ];
+  await using daemon = await startTestLegerd({}, { doors });
+  const at = `${daemon.runtimeDir}/doors/x`;
+  expect(statSync(at).mode & 0o777).toBe(directory);
+  expect(statSync(`${at}/legerd.sock`).mode & 0o777).toBe(mode);
+});
+
+test("a group that isn't there is said", async () => {
+  const door = { mode: 0o660, principal: "x", grants: undefined, group: "no-such-group" };
+  const started = startTestLegerd({}, { doors: ({ socket }) => [{ unix: socket, ...door }] });
+  await expect(started).rejects.toThrow("there is no group no-such-group");
 });
 
 test.for([

@@ -182,9 +182,21 @@ test.for([
   ["a name with a colon", '{"doors":[{"unix":"/x/y","name":"a:b"}]}', "doors[0].name: must be letters"],
   [
     "two doors of one name",
-    '{"doors":[{"unix":"/x/y","name":"a"},{"unix":"/x/z","name":"a"}]}',
+    '{"doors":[{"unix":"/x/y","name":"a"},{"unix":"/z/z","name":"a"}]}',
     "two doors with the name a",
   ],
+  [
+    "a second door in a directory",
+    '{"doors":[{"unix":"/x/y"},{"unix":"/x/z","grants":[]}]}',
+    "the doors at /x/y and /x/z share a directory",
+  ],
+  [
+    "a door below one that is for others",
+    '{"doors":[{"unix":"/x/y/z"},{"unix":"/x/a","grants":[]}]}',
+    "the doors at /x/a and /x/y/z share a directory",
+  ],
+  ["a route that is none", '{"doors":[{"unix":"/x/y","routes":["api"]}]}', "doors[0].routes[0]"],
+  ["a group that is no name", '{"doors":[{"unix":"/x/y","group":"a:b"}]}', "doors[0].group: must be a group"],
 ] as const)("a configuration with %s is refused with one line", async ([, text, message]) => {
   using places = makePlaces();
   const file = `${places.base}/legerd.json`;
