@@ -6,6 +6,7 @@ import { setFlagsFromString } from "node:v8";
 import { exitStatusOf, framesOf, LegerError, speak } from "../core/error.ts";
 import { nodeFiles } from "../core/files-node.ts";
 import { homeDirectory, runtimePlaces, worldOf, type World } from "../core/paths.ts";
+import { userName } from "../core/user-name.ts";
 import { VERSION, versionLine } from "../core/version.ts";
 import { readConfig, type DaemonConfig, type DoorConfig } from "../daemon/config.ts";
 import { startLegerd } from "../daemon/legerd.ts";

@@ -43,6 +43,11 @@ class Daemon {
     return this.#ask("GET", "/v1/status", "ask for the status", Status);
   }
 
+  /** As they were configured when legerd started. */
+  async doors(): Promise<Door[]> {
+    return (await this.#ask("GET", "/v1/doors", "list doors", Doors)).doors;
+  }
+
   /** Has legerd read its audit logs through, which may take half a minute for a gigabyte. */
   async verifyAudit(): Promise<AuditReport> {
     return this.#ask("GET", "/v1/audit/verify", "verify the audit log", AuditReport);
@@ -149,6 +154,17 @@ const Served = z.object({
 });
 const Unserved = z.object({ services: z.array(Served) });
 const Links = z.object({ entries: z.array(z.object({ id: z.string(), secret: z.string().optional() })) });
+const DoorAnswer = z.object({
+  name: z.string().optional(),
+  unix: z.string(),
+  mode: z.string(),
+  group: z.string().optional(),
+  principal: z.string(),
+  grants: z.array(z.object({ action: z.array(z.string()), secret: z.array(z.string()) })).optional(),
+  routes: z.array(z.string()).optional(),
+});
+export type Door = z.infer<typeof DoorAnswer>;
+const Doors = z.object({ doors: z.array(DoorAnswer) });
 const AuditReport = z.object({
   ok: z.boolean(),
   lines: z.number(),

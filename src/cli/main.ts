@@ -4,6 +4,7 @@ import { BUILD } from "../core/build.ts";
 import { exitStatusOf, LegerError } from "../core/error.ts";
 import { versionLine } from "../core/version.ts";
 import { addAudit } from "./audit.ts";
+import { addDoor } from "./door.ts";
 import { addDoctor } from "./doctor.ts";
 import { addExplain } from "./explain.ts";
 import { Parsing } from "./parsing.ts";
@@ -127,7 +128,7 @@ export function addCommands(root: Argv, parsing: Parsing): Argv<SettingsFlags> {
   });
   const secrets = addSecrets(described, parsing);
   const services = addExplain(addServices(secrets, parsing), parsing);
-  const podman = addRender(addPodman(services, parsing), parsing);
+  const podman = addRender(addPodman(addDoor(services, parsing), parsing), parsing);
   const looking = addResidue(addAudit(podman, parsing), parsing);
   const status = addDoctor(addStatus(looking, parsing), parsing);
   return addDriver(status, parsing).command(
@@ -165,8 +166,10 @@ function refuseRepeated(args: Readonly<Record<string, unknown>>): true {
 }
 
 const REPEATABLE: ReadonlySet<string> = new Set([
+  "grant",
   "map",
   "paths",
+  "route",
   "podman-arg",
   "podmanArg",
   "quadlets",

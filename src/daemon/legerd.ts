@@ -2,7 +2,7 @@
 import type * as http from "node:http";
 import { LegerError } from "../core/error.ts";
 import { compileGrants } from "../setec/grants.ts";
-import { routes as setecRoutes } from "../setec/protocol.ts";
+import { ACTIONS } from "../setec/protocol.ts";
 import type { AuditLog } from "../store/audit.ts";
 import { openStore, type Store } from "../store/store.ts";
 import type { DaemonConfig, DoorConfig } from "./config.ts";
@@ -174,10 +174,10 @@ function socketsByDoor(
 /** setec takes any word for an action, so legerd does, too; but a misspelt one should not go unnoticed. */
 function unknownActions({ grants = [] }: DoorConfig): string[] {
   const words = new Set(grants.flatMap(({ action }) => action));
-  return [...words].filter((word) => !ACTIONS.has(word));
+  return [...words].filter((word) => !KNOWN_ACTIONS.has(word));
 }
 
-const ACTIONS: ReadonlySet<string> = new Set([...setecRoutes.values()].map(({ action }) => action));
+const KNOWN_ACTIONS: ReadonlySet<string> = new Set(ACTIONS);
 
 function closeServer(server: http.Server, graceMs: number): Promise<void> {
   return new Promise((resolve) => {

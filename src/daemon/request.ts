@@ -17,7 +17,7 @@ export type RouteRequest = {
 };
 
 /** A door as it is told; `mode` in octal digits. */
-export type DoorFacts = Omit<DoorConfig, "mode"> & { mode: string };
+type DoorFacts = Omit<DoorConfig, "mode"> & { mode: string };
 
 /** What the running daemon knows of itself. */
 export type StatusFacts = {

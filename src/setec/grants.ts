@@ -23,6 +23,20 @@ export function compileGrants(grants: readonly Grant[]): Access {
   };
 }
 
+/** The first grant that allows it, and by which of its patterns; for people who ask why. */
+export function findGrant(
+  grants: readonly Grant[],
+  action: string,
+  name: string,
+): { grant: number; pattern: string } | undefined {
+  for (const [grant, rule] of grants.entries()) {
+    if (!rule.action.includes(action)) continue;
+    const pattern = rule.secret.find((text) => matches(parseGlob(text), name));
+    if (pattern !== undefined) return { grant, pattern };
+  }
+  return undefined;
+}
+
 /** What a name must begin and end with, and what must stand in between, in order and without overlap. */
 type Glob = { head: string; middle: readonly string[]; tail: string | undefined };
 

@@ -3,7 +3,8 @@
 import type { Field } from "./decode.ts";
 
 /** What a grant can allow. None implies another. */
-export type Action = "get" | "info" | "put" | "create-version" | "activate" | "delete";
+export const ACTIONS = ["get", "info", "put", "create-version", "activate", "delete"] as const;
+export type Action = (typeof ACTIONS)[number];
 
 /** A uint32. Stored versions count from 1; 0 in a request means the active one. */
 export type VersionNumber = number;
