@@ -17,7 +17,7 @@ import type { Where } from "../store/database.ts";
 import { nextMainKey, rekey } from "../store/rekey.ts";
 import { readSecrets, takeIn, type PortableSecret } from "../store/transfer.ts";
 import type { DumpFacts, Progress } from "../store/dump.ts";
-import { userName } from "./user-name.ts";
+import { userName } from "../core/user-name.ts";
 
 /** As they were typed; paths not yet absolute. */
 export type CommandOptions = {

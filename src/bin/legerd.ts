@@ -11,7 +11,6 @@ import { VERSION, versionLine } from "../core/version.ts";
 import { readConfig, type DaemonConfig, type DoorConfig } from "../daemon/config.ts";
 import { startLegerd } from "../daemon/legerd.ts";
 import { inheritedSockets, LISTEN_VARIABLES, tellReady } from "../daemon/systemd.ts";
-import { userName } from "./user-name.ts";
 
 /** Shorter than systemd's patience, and than the 5 s within which a stop has to be over. */
 const STOP_GRACE_MS = 4_500;
