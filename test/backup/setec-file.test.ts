@@ -63,7 +63,7 @@ test("what is taken in from setec comes out for setec the same", async () => {
     problems: [],
     secrets: 2,
     versions: 4,
-    audit_lines: 2,
+    audit_lines: 4,
   });
   await using store = openStore({ stateDir: state.dir });
   expect(await store.mutate({ do: "put", name: "many", value: Buffer.from("new") })).toBe(10);
