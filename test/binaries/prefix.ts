@@ -5,8 +5,10 @@ import { fileURLToPath } from "node:url";
 
 const DIST = fileURLToPath(new URL("../../dist/", import.meta.url));
 
-/** Where `npm run build` puts this machine's programs. */
-export const BUILT = path.join(DIST, `linux-${process.arch}`);
+/** Where `npm run build` puts an architecture's programs. */
+export const builtFor = (arch: string): string => path.join(DIST, `linux-${arch}`);
+/** This machine's. */
+export const BUILT = builtFor(process.arch);
 
 /** Lays out `PREFIX/bin` and `PREFIX/libexec` in dist, anew; gives PREFIX. */
 export function layOut(): string {

@@ -122,10 +122,11 @@ export async function spawnLegerd(
   places: Places,
   args: readonly string[] = [],
   starter: readonly string[] = [],
+  command: readonly [string, ...string[]] = LEGERD_COMMAND,
 ): Promise<SpawnedLegerd> {
   // A configuration has the doors in it.
   const door = args.includes("--config") ? [] : ["--socket", places.socket];
-  const [program, ...rest] = [...starter, ...LEGERD_COMMAND, "--state", places.stateDir];
+  const [program, ...rest] = [...starter, ...command, "--state", places.stateDir];
   const child = spawn(program, [...rest, ...door, ...args], {
     stdio: ["ignore", "ignore", "pipe"],
     env: { ...fromHere(), HOME: places.base },
