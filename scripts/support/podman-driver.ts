@@ -1,6 +1,7 @@
 /** podman-driver — runs leger's four driver commands as Podman does: the very strings, the shell, the environment. */
 
 import { execFileSync, spawn, type StdioOptions } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import { copyFileSync, mkdirSync, mkdtempDisposableSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -84,7 +85,8 @@ class PodmanDriver {
       _CONTAINERS_ROOTLESS_GID: String(uid === 0 ? 1000 : uid),
       _CONTAINERS_USERNS_CONFIGURED: "done",
       PODMAN_SYSTEMD_UNIT: "openwebui.service",
-      INVOCATION_ID: "8c3e2bd2f1a04f2b9a1de4c0b7a65f10",
+      // Each time it is another start of that unit.
+      INVOCATION_ID: randomBytes(16).toString("hex"),
       NOTIFY_SOCKET: join(runtimeDir, "systemd/notify"),
       ...(id === undefined ? {} : { SECRET_ID: id }),
       ...env,

@@ -109,6 +109,7 @@ async function serve(options: Options): Promise<void> {
     doors,
     inherited,
     cacheEntries: config?.cacheEntries,
+    snapshotMs: config?.snapshotMs,
     audit: config?.audit,
     log,
   });

@@ -29,6 +29,8 @@ export type DaemonConfig = {
   /** Undefined: the default door. */
   doors: readonly DoorConfig[] | undefined;
   cacheEntries: number | undefined;
+  /** Undefined: ten seconds. */
+  snapshotMs: number | undefined;
   audit: { maxBytes?: number | undefined; foldMs?: number | undefined };
 };
 
@@ -109,6 +111,14 @@ export async function configSchema() {
       .max(1_000_000)
       .optional()
       .describe("Values kept decrypted in memory; 0 for none. Left out: 1000."),
+    snapshot_seconds: z
+      .number()
+      .min(0)
+      .max(600)
+      .optional()
+      .describe(
+        "How long one start of a unit gets its secrets by Podman's driver as they stood at its first lookup; 0 for not at all. Left out: 10.",
+      ),
     audit: z
       .strictObject({
         max_bytes: z
@@ -138,7 +148,7 @@ async function check(file: string, value: unknown): Promise<DaemonConfig> {
     const faults = parsed.error.issues.map((issue) => `${placeOf(issue.path)}: ${lowerFirst(issue.message)}`);
     throw new LegerError("CONFIG", `read ${file}: ${faults.join("; ")}`);
   }
-  const { doors, cache_entries: cacheEntries, audit } = parsed.data;
+  const { doors, cache_entries: cacheEntries, snapshot_seconds: seconds, audit } = parsed.data;
   const seen = new Set<string>();
   for (const { unix, name } of doors ?? []) {
     if (seen.has(path.normalize(unix))) throw new LegerError("CONFIG", `read ${file}: two doors at ${unix}`);
@@ -152,6 +162,7 @@ async function check(file: string, value: unknown): Promise<DaemonConfig> {
   return {
     doors: doors?.map(({ mode, grants, ...rest }) => ({ ...rest, mode: Number.parseInt(mode, 8), grants })),
     cacheEntries,
+    snapshotMs: seconds === undefined ? undefined : seconds * 1_000,
     audit: {
       maxBytes: audit?.max_bytes,
       foldMs: audit?.repeats_seconds === undefined ? undefined : audit.repeats_seconds * 1_000,

@@ -8,6 +8,7 @@ import { openStore, type Store } from "../store/store.ts";
 import type { DaemonConfig, DoorConfig } from "./config.ts";
 import { Credentials } from "./credentials.ts";
 import { listenAt, listenAtInherited } from "./doors.ts";
+import { Pins } from "./pins.ts";
 import { createDoorServer } from "./server.ts";
 import { Session } from "./session.ts";
 import type { StatusFacts } from "./request.ts";
@@ -21,12 +22,17 @@ export type LegerdOptions = {
   /** Sockets that are open already; each is the door's that has its name. */
   inherited?: readonly InheritedSocket[];
   cacheEntries?: DaemonConfig["cacheEntries"];
+  /** How long one start of a unit sees its secrets as they stood at its first lookup. */
+  snapshotMs?: number | undefined;
   /** After which a reader of a credential that doesn't read is let go of; for tests. */
   dropCredentialAfterMs?: number;
   audit?: DaemonConfig["audit"] | undefined;
   /** One line for the journal, without a newline. */
   log: (line: string) => void;
 };
+
+/** Podman asks for one secret after the other, with a process for each: that is over by then, and a rotation doesn't wait long. */
+const SNAPSHOT_MS = 10_000;
 
 /** A daemon that answers. */
 export type Legerd = {
@@ -70,6 +76,7 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
     const given = new Credentials({ doors, store, audit: opened, log, dropAfterMs });
     credentials = given;
     noting = noteRegularly(store, opened);
+    const pins = new Pins({ windowMs: options.snapshotMs ?? SNAPSHOT_MS });
     const facts: StatusFacts = {
       version: options.version,
       pid: process.pid,
@@ -88,7 +95,7 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
       const access = door.grants === undefined ? undefined : compileGrants(door.grants);
       const server = createDoorServer({
         caller: { principal: door.principal, access, routes: door.routes },
-        open: (caller) => new Session({ store, audit: opened, credentials: given }, caller),
+        open: (caller) => new Session({ store, audit: opened, credentials: given, pins }, caller),
         facts,
         log,
       });

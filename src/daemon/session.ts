@@ -12,6 +12,7 @@ import type { RouteGroup } from "./config.ts";
 import type { AuditEntry, AuditLog } from "../store/audit.ts";
 import type { LinkRecord, Mutation, ServiceRecord, Store, VersionedValue } from "../store/store.ts";
 import type { Credentials, CredentialStatus } from "./credentials.ts";
+import type { Pins } from "./pins.ts";
 
 /** Who is behind a door, and what they may do there. */
 export type Caller = {
@@ -29,22 +30,24 @@ export type Caller = {
 type Origin = { service?: string; podman_id?: string };
 type SecretMutation = Extract<Mutation, { name: string; do: Action | "delete-version" }>;
 
+/** What all sessions share. */
+export type SessionNeeds = { store: Store; audit: AuditLog; credentials: Credentials; pins: Pins };
+
 /** Every method throws DENIED without the grant, IO when the audit line cannot be written, and what the store throws. */
 export class Session {
   readonly #store: Store;
   readonly #audit: AuditLog;
   readonly #credentials: Credentials;
+  readonly #pins: Pins;
   readonly #caller: Caller;
   /** The batches of the audit log that hold a line of ours; only denials may be lost. */
   readonly #written: Promise<void>[] = [];
 
-  constructor(
-    { store, audit, credentials }: { store: Store; audit: AuditLog; credentials: Credentials },
-    caller: Caller,
-  ) {
+  constructor({ store, audit, credentials, pins }: SessionNeeds, caller: Caller) {
     this.#store = store;
     this.#audit = audit;
     this.#credentials = credentials;
+    this.#pins = pins;
     this.#caller = caller;
   }
 
@@ -58,9 +61,9 @@ export class Session {
     return this.#caller.access === undefined;
   }
 
-  get(name: string, version?: number, origin: Origin = {}): VersionedValue {
+  get(name: string, version?: number): VersionedValue {
     this.#require("get", name, version);
-    return this.#auditedRead(name, version, origin, () => this.#store.get(name, version));
+    return this.#auditedRead(name, version, {}, () => this.#store.get(name, version));
   }
 
   /** The active version, or undefined when its number is `known`; then, as in setec, no audit line is written. */
@@ -119,7 +122,13 @@ export class Session {
   mutate(action: Action, mutation: SecretMutation): Promise<number> {
     const version = "version" in mutation ? mutation.version : undefined;
     this.#require(action, mutation.name, version);
-    return this.#durably({ action, authorized: true, ...named(mutation.name, version) }, mutation);
+    const { name } = mutation;
+    const entry = { action, authorized: true, ...named(name, version) };
+    return this.#pins.change(
+      name,
+      () => this.#store.active(name),
+      () => this.#durably(entry, mutation),
+    );
   }
 
   /** How many there are of each, whoever asks: for those who may know at all. */
@@ -137,12 +146,19 @@ export class Session {
     return this.#audit.heads.changes.n;
   }
 
-  /** What an entry of Podman's gives: the active version of its secret, or the value it keeps for itself. */
+  /**
+   * What an entry of Podman's gives: the active version of its secret, for one start of a unit as it was at that start's first
+   * lookup; or the value it keeps for itself.
+   */
   lookup(id: string): VersionedValue {
     return this.#hiding(`look up ${id}`, () => {
       const link = this.#store.link(id);
       if (link !== undefined && "secret" in link) {
-        return this.get(link.secret, undefined, { podman_id: id });
+        const { secret } = link;
+        this.#require("get", secret, undefined);
+        return this.#auditedRead(secret, undefined, { podman_id: id }, () =>
+          this.#pins.get(this.#caller, secret, () => this.#store.get(secret)),
+        );
       }
       this.requireOwner("get", { podman_id: id });
       if (link === undefined) {

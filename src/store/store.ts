@@ -105,6 +105,16 @@ export class Store {
     return found;
   }
 
+  /** The active version of a secret; undefined where there is no such secret. */
+  active(name: string): VersionedValue | undefined {
+    try {
+      return this.get(name);
+    } catch (error) {
+      if (error instanceof LegerError && error.code === "SECRET_NOT_FOUND") return undefined;
+      throw error;
+    }
+  }
+
   /** The active versions of several secrets as they stood together at one moment, in the order asked. */
   getTogether(names: readonly string[]): VersionedValue[] {
     return this.#rows.snapshot("get", () => names.map((name) => readVersion(this.#rows, name, undefined)));

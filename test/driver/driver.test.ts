@@ -82,7 +82,7 @@ test.for([1_000, 0, -600])(
   },
 );
 
-test("a rotation is seen by the next lookup, and so is a rollback", async () => {
+test("a rotation is seen by the next start, and so is a rollback; one start sees neither", async () => {
   const name = "leger/local/rotated";
   await daemon.client.put(name, new Secret(Buffer.from("first")));
   const id = await entryFor(name);
@@ -92,6 +92,11 @@ test("a rotation is seen by the next lookup, and so is a rollback", async () => 
   expect((await asPodman("lookup", { daemon, id })).stdout.toString()).toBe("second");
   await daemon.client.activate(name, 1);
   expect((await asPodman("lookup", { daemon, id })).stdout.toString()).toBe("first");
+  const env = { INVOCATION_ID: "8c3e2bd2f1a04f2b9a1de4c0b7a65f10" };
+  expect((await asPodman("lookup", { daemon, id, env })).stdout.toString()).toBe("first");
+  await daemon.client.activate(name, version);
+  expect((await asPodman("lookup", { daemon, id, env })).stdout.toString()).toBe("first");
+  expect((await asPodman("lookup", { daemon, id })).stdout.toString()).toBe("second");
 });
 
 test("deleting an entry forgets it and leaves the secret", async () => {
@@ -195,7 +200,9 @@ describe.concurrent("a payload that cannot be kept", () => {
 
 test("the audit log says which unit and which start of it asked", async () => {
   const id = await entryFor("leger/local/db");
-  await asPodman("lookup", { daemon, id, env: { PODMAN_SYSTEMD_UNIT: "litellm@1.service" } });
+  const invocation = "8c3e2bd2f1a04f2b9a1de4c0b7a65f10";
+  const env = { PODMAN_SYSTEMD_UNIT: "litellm@1.service", INVOCATION_ID: invocation };
+  await asPodman("lookup", { daemon, id, env });
   const line = readFileSync(`${daemon.stateDir}/audit.log`, "utf8").trimEnd().split("\n").at(-1) ?? "";
   expect(JSON.parse(line)).toMatchObject({
     action: "get",
@@ -203,7 +210,7 @@ test("the audit log says which unit and which start of it asked", async () => {
     version: 1,
     podman_id: id,
     unit: "litellm@1.service",
-    invocation: "8c3e2bd2f1a04f2b9a1de4c0b7a65f10",
+    invocation,
   });
 });
 

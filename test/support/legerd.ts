@@ -46,6 +46,7 @@ type Options = {
   doors?: (places: Places) => DoorConfig[];
   cacheEntries?: number;
   dropCredentialAfterMs?: number;
+  snapshotMs?: number;
   /** Else repeats are counted as an installed daemon counts them. */
   foldMs?: number;
   places?: Places;
@@ -79,6 +80,7 @@ export async function startTestLegerd(secrets: Secrets = {}, options: Options = 
     log: (line) => void log.push(line),
     audit: { foldMs: options.foldMs },
     ...(options.cacheEntries === undefined ? {} : { cacheEntries: options.cacheEntries }),
+    snapshotMs: options.snapshotMs,
     ...(options.dropCredentialAfterMs === undefined
       ? {}
       : { dropCredentialAfterMs: options.dropCredentialAfterMs }),
