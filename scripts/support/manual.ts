@@ -240,6 +240,9 @@ const JsonSchema = z.looseObject({
   get items() {
     return JsonSchema.optional();
   },
+  get anyOf() {
+    return z.array(JsonSchema).optional();
+  },
 });
 type JsonSchema = z.infer<typeof JsonSchema>;
 
@@ -260,13 +263,16 @@ function keysOf(schema: JsonSchema, path: string): [string, string][] {
       `${capital(kindOf(value))}${schema.required?.includes(key) === true ? ", which must be there" : ""}.`,
       ...(value.default === undefined ? [] : [`Left out: ${JSON.stringify(value.default)}.`]),
     ];
-    return [[here, prose(about.join(" "))] as [string, string], ...keysOf(below, inside)];
+    // Kinds of one thing share some keys, which are told once.
+    const inner = new Map((below.anyOf ?? [below]).toReversed().flatMap((kind) => keysOf(kind, inside)));
+    return [[here, prose(about.join(" "))] as [string, string], ...inner];
   });
 }
 
 function kindOf({ type, minimum, maximum, enum: choices, items, properties }: JsonSchema): string {
   if (choices !== undefined) return `one of ${choices.map((choice) => JSON.stringify(choice)).join(", ")}`;
-  if (items !== undefined) return `a list of ${items.properties === undefined ? "texts" : "objects"}`;
+  const isObject = items?.properties !== undefined || items?.anyOf !== undefined;
+  if (items !== undefined) return `a list of ${isObject ? "objects" : "texts"}`;
   if (properties !== undefined) return "an object";
   if (type === "integer") return `a whole number from ${minimum ?? 0} to ${maximum ?? "any"}`;
   return (type === undefined ? undefined : KINDS.get(type)) ?? "any value";

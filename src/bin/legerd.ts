@@ -98,6 +98,7 @@ async function serve(options: Options): Promise<void> {
     throw new LegerError("CONFIG", `read ${file}: there is no such file`);
   }
   const doors = doorsOf(options, config, world);
+  const tcpDoors = config?.tcpDoors ?? [];
   const inherited = inheritedSockets(process.env, process.pid);
   for (const name of LISTEN_VARIABLES) delete process.env[name];
   // Before it is ready, so that whoever waits for that can stop it in order at once.
@@ -107,15 +108,20 @@ async function serve(options: Options): Promise<void> {
     stateDir: options.state ?? homeDirectory("state", world),
     credentialsDir: process.env["CREDENTIALS_DIRECTORY"],
     doors,
+    tcpDoors,
     inherited,
     cacheEntries: config?.cacheEntries,
     snapshotMs: config?.snapshotMs,
     audit: config?.audit,
     log,
   });
-  log(`legerd: ready: ${doors.map(({ unix }) => unix).join(", ")}`);
+  const addresses = [
+    ...doors.map(({ unix }) => unix),
+    ...tcpDoors.map(({ tcp }) => `${tcp.address}:${tcp.port}`),
+  ];
+  log(`legerd: ready: ${addresses.join(", ")}`);
   const stopping = new AbortController();
-  const count = doors.length === 1 ? "one door" : `${doors.length} doors`;
+  const count = addresses.length === 1 ? "one door" : `${addresses.length} doors`;
   const told = tellReady(process.env, `answers at ${count}`, stopping.signal);
   // Being stopped, or failing, may come before systemd has been told.
   const signal = await Promise.race([stopped, daemon.failed, told.then(() => stopped)]);

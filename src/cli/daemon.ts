@@ -43,6 +43,21 @@ class Daemon {
     return this.#ask("GET", "/v1/status", "ask for the status", Status);
   }
 
+  /** The only answer that holds the token. Throws REFUSED where there is one of that name. */
+  async createToken({ name, grants, expires }: NewToken): Promise<z.infer<typeof MadeToken>> {
+    const body = JSON.stringify({ grants, ...(expires === undefined ? {} : { expires }) });
+    return this.#ask("PUT", pathOf("tokens", name), `create token ${name}`, MadeToken, body);
+  }
+
+  async tokens(): Promise<z.infer<typeof Token>[]> {
+    return (await this.#ask("GET", "/v1/tokens", "list tokens", TokenList)).tokens;
+  }
+
+  /** Throws FAILED where there is none of that name. */
+  async revokeToken(name: string): Promise<void> {
+    await this.#ask("DELETE", pathOf("tokens", name), `revoke token ${name}`, z.object({}));
+  }
+
   /** As they were configured when legerd started. */
   async doors(): Promise<Door[]> {
     return (await this.#ask("GET", "/v1/doors", "list doors", Doors)).doors;
@@ -77,12 +92,12 @@ class Daemon {
 
   /** Throws SERVICE_NOT_FOUND. */
   async service(name: string): Promise<Service> {
-    return this.#ask("GET", pathOf(name), `show service ${name}`, ServiceAnswer);
+    return this.#ask("GET", pathOf("services", name), `show service ${name}`, ServiceAnswer);
   }
 
   /** Throws SERVICE_NOT_FOUND. */
   async credentials(name: string): Promise<ServedService> {
-    return this.#ask("GET", `${pathOf(name)}/credentials`, `explain ${name}`, Served);
+    return this.#ask("GET", `${pathOf("services", name)}/credentials`, `explain ${name}`, Served);
   }
 
   /** The services that systemd cannot have all credentials of. */
@@ -92,12 +107,12 @@ class Daemon {
 
   async setService({ name, variables }: Service): Promise<Service> {
     const body = JSON.stringify({ variables });
-    return this.#ask("PUT", pathOf(name), `set service ${name}`, ServiceAnswer, body);
+    return this.#ask("PUT", pathOf("services", name), `set service ${name}`, ServiceAnswer, body);
   }
 
   /** Throws SERVICE_NOT_FOUND. */
   async deleteService(name: string): Promise<void> {
-    await this.#ask("DELETE", pathOf(name), `delete service ${name}`, z.object({}));
+    await this.#ask("DELETE", pathOf("services", name), `delete service ${name}`, z.object({}));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -154,13 +169,23 @@ const Served = z.object({
 });
 const Unserved = z.object({ services: z.array(Served) });
 const Links = z.object({ entries: z.array(z.object({ id: z.string(), secret: z.string().optional() })) });
+const Grants = z.array(z.object({ action: z.array(z.string()), secret: z.array(z.string()) }));
+const Token = z.object({
+  name: z.string(),
+  grants: Grants,
+  created: z.string(),
+  expires: z.string().optional(),
+});
+const TokenList = z.object({ tokens: z.array(Token) });
+const MadeToken = Token.omit({ created: true }).extend({ token: z.string() });
+type NewToken = { name: string; grants: z.infer<typeof Grants>; expires: string | undefined };
 const DoorAnswer = z.object({
   name: z.string().optional(),
   unix: z.string(),
   mode: z.string(),
   group: z.string().optional(),
   principal: z.string(),
-  grants: z.array(z.object({ action: z.array(z.string()), secret: z.array(z.string()) })).optional(),
+  grants: Grants.optional(),
   routes: z.array(z.string()).optional(),
 });
 export type Door = z.infer<typeof DoorAnswer>;
@@ -187,12 +212,15 @@ const Status = z.object({
   last_backup: z.object({ made_at: z.string(), changes_since: z.number() }).nullish(),
 });
 
-function pathOf(service: string): string {
+function pathOf(collection: "services" | "tokens", name: string): string {
   // "." and ".." would be cleaned out of the path, encoded or not.
-  if (service === "" || service === "." || service === "..") {
-    throw new LegerError("USAGE", "this is not a name for a service");
+  if (name === "" || name === "." || name === "..") {
+    throw new LegerError(
+      "USAGE",
+      `this is not a name for a ${collection === "services" ? "service" : "token"}`,
+    );
   }
-  return `/v1/services/${encodeURIComponent(service.toWellFormed())}`;
+  return `/v1/${collection}/${encodeURIComponent(name.toWellFormed())}`;
 }
 
 function refusal(what: string, status: number, json: unknown): LegerError {

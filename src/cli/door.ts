@@ -9,6 +9,7 @@ import { userName } from "../core/user-name.ts";
 import { findGrant } from "../setec/grants.ts";
 import { ACTIONS, type Action } from "../setec/protocol.ts";
 import type { Daemon, Door } from "./daemon.ts";
+import { GRANT_OPTION, parseGrant } from "./grant-option.ts";
 import { readJsonFile } from "./json-file.ts";
 import { fullName, shortName } from "./names.ts";
 import type { Cli, Parsing } from "./parsing.ts";
@@ -51,12 +52,7 @@ export function addDoor(leger: Argv<SettingsFlags>, parsing: Parsing): Argv<Sett
               notes: ["legerd opens it at its next start; what to type and to mount is printed."],
             }),
           )
-            .option("grant", {
-              type: "string",
-              array: true,
-              requiresArg: true,
-              describe: "ACTION[,ACTION]:SECRET; * in SECRET is any run of characters. May be repeated",
-            })
+            .option("grant", GRANT_OPTION)
             .option("mode", {
               type: "string",
               requiresArg: true,
@@ -157,7 +153,7 @@ async function add(cli: Cli, args: AddArgs): Promise<void> {
       ],
     });
   }
-  const grants = args.grant.map((text) => parseGrant(text, settings.namespace));
+  const grants = args.grant.map((text) => parseGrant(text, settings.namespace, "door add"));
   const places = runtimePlaces(world);
   const unix = join(dirname(places.socket), "doors", door, "legerd.sock");
   const file = configFile(cli, args.config);
@@ -281,20 +277,6 @@ function grantsOf({ grants }: Door): string[] {
   return grants.map(
     ({ action, secret }, at) => `grants[${at}]  ${action.join(", ")} of ${secret.join(", ")}`,
   );
-}
-
-/** "get,info:openai_api_key". Names are short or whole, as everywhere; patterns may have `*`. */
-function parseGrant(text: string, namespace: string): { action: string[]; secret: string[] } {
-  const colon = text.indexOf(":");
-  const actions = text.slice(0, Math.max(colon, 0)).split(",");
-  const unknown = actions.find((word) => !ACTIONS.some((action) => action === word));
-  const pattern = text.slice(colon + 1);
-  if (colon <= 0 || unknown !== undefined || pattern === "") {
-    throw new LegerError("USAGE", "door add: --grant takes ACTION[,ACTION]:SECRET", {
-      hints: [`actions are ${ACTIONS.join(", ")}`, "for example: --grant get,info:openai_api_key"],
-    });
-  }
-  return { action: actions, secret: [pattern === "*" ? "*" : fullName(pattern, namespace)] };
 }
 
 function configFile({ world }: Cli, named: string | undefined): string {

@@ -15,6 +15,7 @@ import { addDriver, addSecrets } from "./secrets.ts";
 import { addServices } from "./services.ts";
 import { settingsOf, type SettingsFlags } from "./settings.ts";
 import { addStatus } from "./status.ts";
+import { addToken } from "./token.ts";
 import { Interrupted, ReaderGone, Terminal } from "./terminal.ts";
 import type { CliWorld } from "./world.ts";
 
@@ -128,7 +129,7 @@ export function addCommands(root: Argv, parsing: Parsing): Argv<SettingsFlags> {
   });
   const secrets = addSecrets(described, parsing);
   const services = addExplain(addServices(secrets, parsing), parsing);
-  const podman = addRender(addPodman(addDoor(services, parsing), parsing), parsing);
+  const podman = addRender(addPodman(addToken(addDoor(services, parsing), parsing), parsing), parsing);
   const looking = addResidue(addAudit(podman, parsing), parsing);
   const status = addDoctor(addStatus(looking, parsing), parsing);
   return addDriver(status, parsing).command(

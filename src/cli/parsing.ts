@@ -108,7 +108,7 @@ export class Parsing {
 }
 
 /** Commands that only have commands below them. */
-const GROUPS: ReadonlySet<string> = new Set(["", "secrets", "services", "podman", "driver", "door"]);
+const GROUPS: ReadonlySet<string> = new Set(["", "secrets", "services", "podman", "driver", "door", "token"]);
 
 /** Commands that people look for at the top. */
 const LEFT_OUT: ReadonlyMap<string, string> = new Map([

@@ -1,5 +1,6 @@
 /** config — legerd.json: the doors, who stands behind them, what they may do. */
 import * as fs from "node:fs";
+import { BlockList, isIP } from "node:net";
 import path from "node:path";
 import { LegerError, systemCode } from "../core/error.ts";
 import type { Grant } from "../setec/grants.ts";
@@ -25,9 +26,21 @@ export type DoorConfig = {
   routes?: readonly RouteGroup[] | undefined;
 };
 
+/** A door on TCP: who is behind a request is said by its token. */
+export type TcpDoorConfig = {
+  tcp: { address: string; port: number };
+  /** What the Host header may be, with the port. */
+  hosts: readonly string[];
+  /** Files in PEM. Only a loopback address may do without. */
+  tls: { certificate: string; key: string } | undefined;
+  /** What is open to tokens besides setec's own routes. */
+  routes: readonly RouteGroup[];
+};
+
 export type DaemonConfig = {
   /** Undefined: the default door. */
   doors: readonly DoorConfig[] | undefined;
+  tcpDoors: readonly TcpDoorConfig[];
   cacheEntries: number | undefined;
   /** Undefined: ten seconds. */
   snapshotMs: number | undefined;
@@ -102,9 +115,38 @@ export async function configSchema() {
       .optional()
       .describe("For a door with grants: leger's own routes that are open there. Left out: none."),
   });
+  const absolute = z.string().regex(/^\//, "must be an absolute path");
+  const tcpDoor = z.strictObject({
+    tcp: z
+      .string()
+      .regex(
+        /^(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-fA-F:.]+\]):\d{1,5}$/,
+        'must be an address and a port, such as "127.0.0.1:8080"',
+      )
+      .describe("Address and port to listen at; any but a loopback address needs tls."),
+    hosts: z
+      .array(z.string().min(1))
+      .min(1)
+      .describe("What the Host header may be, with the port: whoever asks for another is refused."),
+    tls: z
+      .strictObject({
+        certificate: absolute.describe("The certificate and those it rests on, in PEM."),
+        key: absolute.describe("Its private key, in PEM."),
+      })
+      .optional()
+      .describe("Read again when the files change. Left out: plain HTTP, on loopback alone."),
+    routes: z
+      .array(z.enum(ROUTE_GROUPS))
+      .default([])
+      .describe("leger's own routes that are open to tokens here. Left out: none."),
+  });
   return z.strictObject({
     $schema: z.string().optional().describe("For editors; not read."),
-    doors: z.array(door).min(1).optional().describe("Left out: one door for the user who runs legerd."),
+    doors: z
+      .array(z.union([door, tcpDoor]))
+      .min(1)
+      .optional()
+      .describe("Left out: one door for the user who runs legerd."),
     cache_entries: z
       .int()
       .min(0)
@@ -145,10 +187,13 @@ async function check(file: string, value: unknown): Promise<DaemonConfig> {
   const config = await configSchema();
   const parsed = config.safeParse(value);
   if (!parsed.success) {
-    const faults = parsed.error.issues.map((issue) => `${placeOf(issue.path)}: ${lowerFirst(issue.message)}`);
+    const issues = parsed.error.issues.flatMap((issue) => ofMeantDoor(issue, value));
+    const faults = issues.map((issue) => `${placeOf(issue.path)}: ${lowerFirst(issue.message)}`);
     throw new LegerError("CONFIG", `read ${file}: ${faults.join("; ")}`);
   }
-  const { doors, cache_entries: cacheEntries, snapshot_seconds: seconds, audit } = parsed.data;
+  const { cache_entries: cacheEntries, snapshot_seconds: seconds, audit } = parsed.data;
+  const doors = parsed.data.doors?.filter((door) => "unix" in door);
+  const tcpDoors = parsed.data.doors?.filter((door) => "tcp" in door) ?? [];
   const seen = new Set<string>();
   for (const { unix, name } of doors ?? []) {
     if (seen.has(path.normalize(unix))) throw new LegerError("CONFIG", `read ${file}: two doors at ${unix}`);
@@ -160,7 +205,16 @@ async function check(file: string, value: unknown): Promise<DaemonConfig> {
     seen.add(name);
   }
   return {
-    doors: doors?.map(({ mode, grants, ...rest }) => ({ ...rest, mode: Number.parseInt(mode, 8), grants })),
+    // Without one for the user there is the usual one.
+    doors:
+      doors === undefined || doors.length === 0
+        ? undefined
+        : doors.map(({ mode, grants, ...rest }) => ({ ...rest, mode: Number.parseInt(mode, 8), grants })),
+    tcpDoors: tcpDoors.map(({ tcp, ...rest }) => ({
+      ...rest,
+      tls: rest.tls,
+      tcp: addressOf(file, tcp, rest.tls !== undefined),
+    })),
     cacheEntries,
     snapshotMs: seconds === undefined ? undefined : seconds * 1_000,
     audit: {
@@ -168,6 +222,39 @@ async function check(file: string, value: unknown): Promise<DaemonConfig> {
       foldMs: audit?.repeats_seconds === undefined ? undefined : audit.repeats_seconds * 1_000,
     },
   };
+}
+
+/** "127.0.0.1:8080", "[::1]:8080". Throws CONFIG for what is none, and for one that others reach without TLS. */
+function addressOf(file: string, text: string, hasTls: boolean): { address: string; port: number } {
+  const colon = text.lastIndexOf(":");
+  const address = text.slice(0, colon).replace(/^\[(.*)\]$/, "$1");
+  const port = Number(text.slice(colon + 1));
+  if (isIP(address) === 0 || port > 65_535) {
+    throw new LegerError("CONFIG", `read ${file}: ${JSON.stringify(text)} is no address with a port`);
+  }
+  if (!hasTls && !LOOPBACK.check(address, isIP(address) === 6 ? "ipv6" : "ipv4")) {
+    throw new LegerError("CONFIG", `read ${file}: the door at ${text} would send secrets in the clear`, {
+      hints: ['give it "tls": {"certificate": FILE, "key": FILE}, or a loopback address'],
+    });
+  }
+  return { address, port };
+}
+
+const LOOPBACK = new BlockList();
+LOOPBACK.addSubnet("127.0.0.0", 8, "ipv4");
+LOOPBACK.addAddress("::1", "ipv6");
+
+type Issue = { path: PropertyKey[]; message: string; code?: string; errors?: Issue[][] };
+
+/** A door is on TCP where it says so, and else a unix socket's; what is wrong with it is told of that kind alone. */
+function ofMeantDoor(issue: Issue, value: unknown): Issue[] {
+  const { code, errors, path: keys } = issue;
+  if (code !== "invalid_union" || errors === undefined) return [issue];
+  let door: unknown = value;
+  for (const key of keys)
+    door = typeof door === "object" && door !== null ? Reflect.get(door, key) : undefined;
+  const isOnTcp = typeof door === "object" && door !== null && "tcp" in door;
+  return (errors[isOnTcp ? 1 : 0] ?? []).map((inner) => ({ ...inner, path: [...keys, ...inner.path] }));
 }
 
 /**

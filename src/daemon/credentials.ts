@@ -146,6 +146,8 @@ export class Credentials {
       case "link":
       case "keep":
       case "unlink":
+      case "create-token":
+      case "revoke-token":
         return [];
       default:
         return mutation satisfies never;

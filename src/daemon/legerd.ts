@@ -5,12 +5,14 @@ import { compileGrants } from "../setec/grants.ts";
 import { ACTIONS } from "../setec/protocol.ts";
 import type { AuditLog } from "../store/audit.ts";
 import { openStore, type Store } from "../store/store.ts";
-import type { DaemonConfig, DoorConfig } from "./config.ts";
+import type { DaemonConfig, DoorConfig, TcpDoorConfig } from "./config.ts";
 import { Credentials } from "./credentials.ts";
 import { listenAt, listenAtInherited } from "./doors.ts";
 import { Pins } from "./pins.ts";
 import { createDoorServer } from "./server.ts";
-import { Session } from "./session.ts";
+import { Session, type Caller } from "./session.ts";
+import { createGate, listenAtTcp, readTls, watchTls } from "./tcp.ts";
+import { Tokens } from "./tokens.ts";
 import type { StatusFacts } from "./request.ts";
 import type { InheritedSocket } from "./systemd.ts";
 
@@ -19,6 +21,7 @@ export type LegerdOptions = {
   stateDir: string;
   credentialsDir?: string | undefined;
   doors: readonly DoorConfig[];
+  tcpDoors?: readonly TcpDoorConfig[];
   /** Sockets that are open already; each is the door's that has its name. */
   inherited?: readonly InheritedSocket[];
   cacheEntries?: DaemonConfig["cacheEntries"];
@@ -59,10 +62,12 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
     );
   }
   const servers: http.Server[] = [];
+  const watches = new DisposableStack();
   let audit: AuditLog | undefined;
   let credentials: Credentials | undefined;
   let noting: Noting | undefined;
   const closeAll = async (graceMs: number): Promise<void> => {
+    watches.dispose();
     await credentials?.stop(graceMs);
     audit?.flush();
     await noting?.stop();
@@ -91,11 +96,14 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
       mainKeyFile: store.mainKeyFile,
       doors: doors.map((door) => ({ ...door, mode: door.mode.toString(8).padStart(4, "0") })),
     };
+    const tokens = new Tokens(store);
+    const open = (caller: Caller): Session =>
+      new Session({ store, audit: opened, credentials: given, pins, tokens }, caller);
     for (const door of doors) {
       const access = door.grants === undefined ? undefined : compileGrants(door.grants);
       const server = createDoorServer({
         caller: { principal: door.principal, access, routes: door.routes },
-        open: (caller) => new Session({ store, audit: opened, credentials: given, pins }, caller),
+        open,
         facts,
         log,
       });
@@ -109,6 +117,19 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
           `legerd: warning: door ${door.unix} grants ${JSON.stringify(word)}, which is no action and allows nothing`,
         );
       }
+    }
+    for (const door of options.tcpDoors ?? []) {
+      const server = createDoorServer({
+        caller: NOBODY,
+        gate: createGate({ door, tokens, audit: opened, now: () => new Date() }),
+        tls: door.tls === undefined ? undefined : readTls(door.tls),
+        open,
+        facts,
+        log,
+      });
+      servers.push(server);
+      if (door.tls !== undefined) watches.use(watchTls(server, door.tls, log));
+      await listenAtTcp(server, door);
     }
     // Behind the doors: whoever could open them is the one legerd here.
     given.start();
@@ -126,6 +147,9 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
     },
   };
 }
+
+/** Whoever sends a request at a door on TCP is known by its token alone. */
+const NOBODY: Caller = { principal: "", access: compileGrants([]) };
 
 type Noting = { stop(): Promise<void> };
 

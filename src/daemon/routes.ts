@@ -15,6 +15,7 @@ import {
 import { answerSetec } from "./setec-api.ts";
 import type { RouteRequest } from "./request.ts";
 import type { Caller } from "./session.ts";
+import { createToken, listTokens, revokeToken } from "./token-api.ts";
 import { doors, health, status, verifyAudit } from "./status-api.ts";
 
 /**
@@ -28,8 +29,8 @@ export type Route = {
   /** `NAME` stands for one path segment. */
   path: string;
   needs: Needs;
-  /** Where a door with grants has it: always, or if its configuration opens this group. */
-  group: RouteGroup | "always";
+  /** Where a door with grants has it: always, never, or if its configuration opens this group. */
+  group: RouteGroup | "always" | "never";
   /** True where setec's own checks apply (content type, no-browsers header), in setec's order. */
   setec?: true;
   handle: (request: RouteRequest) => Answer | Promise<Answer>;
@@ -88,12 +89,16 @@ export const routes: readonly Route[] = [
     group: "services",
     handle: showCredentials,
   },
+  { method: "GET", path: "/v1/tokens", needs: "owner", group: "never", handle: listTokens },
+  { method: "PUT", path: "/v1/tokens/NAME", needs: "owner", group: "never", handle: createToken },
+  { method: "DELETE", path: "/v1/tokens/NAME", needs: "owner", group: "never", handle: revokeToken },
   { method: "GET", path: "/v1/unserved", needs: "owner", group: "services", handle: listUnserved },
 ];
 
 /** Is a route there at all for this caller? What it gives there is still a matter of grants. */
 export function isOpenTo({ access, routes: opened = [] }: Caller, { group }: Route): boolean {
-  return access === undefined || group === "always" || opened.includes(group);
+  if (access === undefined || group === "always") return true;
+  return group !== "never" && opened.includes(group);
 }
 
 /**

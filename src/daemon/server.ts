@@ -1,17 +1,23 @@
 /** server — HTTP on one door: reads requests whole within limits, finds their route, writes the answer. */
 import * as http from "node:http";
+import * as https from "node:https";
 import type { Duplex } from "node:stream";
 import { LegerError } from "../core/error.ts";
 import { headers as names, refusals } from "../setec/protocol.ts";
 import { refuse, refuseWith, type Answer } from "./answer.ts";
 import { findRoute, isOpenTo, routes, type Route } from "./routes.ts";
 import type { Caller, Session } from "./session.ts";
+import type { Gate } from "./tcp.ts";
 import type { StatusFacts } from "./request.ts";
 import { asLocation, readTarget } from "./target.ts";
 
 /** What a door's server works with. */
 export type ServerNeeds = {
+  /** Who stands behind the door; at one on TCP nobody does, and `gate` says who sends a request. */
   caller: Caller;
+  gate?: Gate | undefined;
+  /** For a door on TCP: certificate and key. */
+  tls?: { cert: Buffer; key: Buffer } | undefined;
   open: (caller: Caller) => Session;
   facts: StatusFacts;
   /** One line for the journal. Never given a value. */
@@ -31,18 +37,19 @@ const MAX_ORIGIN_CHARS = 256;
 
 /** The server of one door, not yet listening. */
 export function createDoorServer(needs: ServerNeeds): http.Server {
-  const server = http.createServer(
-    {
-      headersTimeout: HEADERS_TIMEOUT_MS,
-      requestTimeout: REQUEST_TIMEOUT_MS,
-      keepAliveTimeout: IDLE_TIMEOUT_MS,
-      connectionsCheckingInterval: TIMEOUT_CHECK_MS,
-      maxHeaderSize: 32 * 1024,
-      // Checked here, as Go does: HTTP/1.0 clients may leave it out.
-      requireHostHeader: false,
-    },
-    answer,
-  );
+  const options = {
+    headersTimeout: HEADERS_TIMEOUT_MS,
+    requestTimeout: REQUEST_TIMEOUT_MS,
+    keepAliveTimeout: IDLE_TIMEOUT_MS,
+    connectionsCheckingInterval: TIMEOUT_CHECK_MS,
+    maxHeaderSize: 32 * 1024,
+    // Checked here, as Go does: HTTP/1.0 clients may leave it out.
+    requireHostHeader: false,
+  };
+  const server =
+    needs.tls === undefined
+      ? http.createServer(options, answer)
+      : https.createServer({ ...options, ...needs.tls }, answer);
   const newest = new WeakMap<Duplex, { request: http.IncomingMessage; response: http.ServerResponse }>();
   function answer(request: http.IncomingMessage, response: http.ServerResponse): void {
     newest.set(request.socket, { request, response });
@@ -57,7 +64,11 @@ export function createDoorServer(needs: ServerNeeds): http.Server {
   server.on("connect", (request, socket) => {
     // Node lets go of it here, and would end the process for a client that does not wait for the answer.
     socket.on("error", () => socket.destroy());
-    const resolved = lookAt(needs, request.method ?? "", request.url ?? "");
+    if (needs.gate !== undefined) {
+      end(socket, refuse(refusals.accessDenied));
+      return;
+    }
+    const resolved = lookAt(needs.caller, request.method ?? "", request.url ?? "");
     end(socket, "match" in resolved ? refuse(refusals.onlyPost) : resolved);
   });
   server.on("clientError", (error, socket) => {
@@ -98,15 +109,17 @@ async function route(
   const method = request.method ?? "";
   const headers = readHeaders(request);
   if ("status" in headers) return headers;
-  const resolved = lookAt(needs, method, request.url ?? "");
+  const caller = needs.gate === undefined ? needs.caller : await needs.gate(request, headers);
+  if ("status" in caller) return caller;
+  const resolved = lookAt(caller, method, request.url ?? "");
   if (!("match" in resolved)) return resolved;
   const { match: matched, name, search } = resolved;
   if (matched.setec === true) {
     if (headers.get(names.contentType) !== names.json) return refuse(refusals.notJson);
     if (headers.get(names.noBrowsers) !== names.setec) return refuse(refusals.accessDenied);
   }
-  if (needs.caller.principal === "" && matched.needs !== "nothing") return refuse(refusals.unknownCaller);
-  if (!isOpenTo(needs.caller, matched)) {
+  if (caller.principal === "" && matched.needs !== "nothing") return refuse(refusals.unknownCaller);
+  if (!isOpenTo(caller, matched)) {
     return refuseWith(
       new LegerError("DENIED", `${method} ${matched.path}: not open at this door`, {
         hints: [`whoever runs legerd may open it with "routes": ["${matched.group}"] in legerd.json`],
@@ -115,7 +128,7 @@ async function route(
   }
   const body = method === "GET" ? EMPTY : await readBody(request, response, headers);
   if (body === undefined) return refuse(refusals.badRequest);
-  const session = needs.open(callerOf(needs.caller, headers));
+  const session = needs.open(callerOf(caller, headers));
   const { facts } = needs;
   let answer: Answer;
   try {
@@ -145,7 +158,7 @@ function refuseFailure(needs: ServerNeeds, matched: Route, error: unknown): Answ
 type Match = { match: Route; name: string; search: string };
 
 /** The route for a request line, or all that there is to say to it. */
-function lookAt(needs: ServerNeeds, method: string, target: string): Answer | Match {
+function lookAt(caller: Caller, method: string, target: string): Answer | Match {
   const exact = EXACT.get(`${method} ${target}`);
   if (exact !== undefined) return exact;
   const read = readTarget(method, target);
@@ -158,7 +171,7 @@ function lookAt(needs: ServerNeeds, method: string, target: string): Answer | Ma
   const found = findRoute(method, path);
   if (found === undefined) {
     if (method !== "GET") return refuse(refusals.invalidMethod);
-    if (needs.caller.principal === "") return refuse(refusals.unknownCaller);
+    if (caller.principal === "") return refuse(refusals.unknownCaller);
     return NOT_FOUND;
   }
   const { route: match, name, setec } = found;
@@ -323,11 +336,12 @@ function answerBrokenBody(
   error: Error & { code?: string },
   { method = "", url = "", socket }: http.IncomingMessage,
 ): void {
-  if (error.code?.startsWith("HPE_") !== true || error.code === "HPE_INVALID_TRANSFER_ENCODING") {
+  const isOfCoding = error.code === "HPE_INVALID_TRANSFER_ENCODING";
+  if (error.code?.startsWith("HPE_") !== true || isOfCoding || needs.gate !== undefined) {
     answerUnparsable(needs, error, socket);
     return;
   }
-  const resolved = lookAt(needs, method, url);
+  const resolved = lookAt(needs.caller, method, url);
   end(socket, "match" in resolved ? refuse(refusals.badRequest) : resolved);
 }
 
@@ -337,7 +351,9 @@ function answerLine(needs: ServerNeeds, line: string): Answer | undefined {
   const [, method, target, major] = /^([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([^ ]*) HTTP\/(\d)\.\d$/.exec(line) ?? [];
   if (method === undefined || target === undefined) return undefined;
   if (major !== "1") return UNKNOWN_VERSION;
-  const resolved = lookAt(needs, method, target);
+  // At a door on TCP nothing is said before who asks is known.
+  if (needs.gate !== undefined) return undefined;
+  const resolved = lookAt(needs.caller, method, target);
   // A route of ours needs the headers and the body, which are lost.
   if ("match" in resolved) return undefined;
   return method === "HEAD" ? { ...resolved, body: "" } : resolved;

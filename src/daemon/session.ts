@@ -10,9 +10,17 @@ import type { Access } from "../setec/grants.ts";
 import type { Action, SecretInfo } from "../setec/protocol.ts";
 import type { RouteGroup } from "./config.ts";
 import type { AuditEntry, AuditLog } from "../store/audit.ts";
-import type { LinkRecord, Mutation, ServiceRecord, Store, VersionedValue } from "../store/store.ts";
+import type {
+  LinkRecord,
+  Mutation,
+  ServiceRecord,
+  Store,
+  TokenRecord,
+  VersionedValue,
+} from "../store/store.ts";
 import type { Credentials, CredentialStatus } from "./credentials.ts";
 import type { Pins } from "./pins.ts";
+import type { Tokens } from "./tokens.ts";
 
 /** Who is behind a door, and what they may do there. */
 export type Caller = {
@@ -27,11 +35,17 @@ export type Caller = {
   invocation?: string;
 };
 
-type Origin = { service?: string; podman_id?: string };
+type Origin = { service?: string; podman_id?: string; token?: string };
 type SecretMutation = Extract<Mutation, { name: string; do: Action | "delete-version" }>;
 
-/** What all sessions share. */
-export type SessionNeeds = { store: Store; audit: AuditLog; credentials: Credentials; pins: Pins };
+/** What all sessions of a daemon share. */
+export type SessionNeeds = {
+  store: Store;
+  audit: AuditLog;
+  credentials: Credentials;
+  pins: Pins;
+  tokens: Tokens;
+};
 
 /** Every method throws DENIED without the grant, IO when the audit line cannot be written, and what the store throws. */
 export class Session {
@@ -39,15 +53,17 @@ export class Session {
   readonly #audit: AuditLog;
   readonly #credentials: Credentials;
   readonly #pins: Pins;
+  readonly #tokens: Tokens;
   readonly #caller: Caller;
   /** The batches of the audit log that hold a line of ours; only denials may be lost. */
   readonly #written: Promise<void>[] = [];
 
-  constructor({ store, audit, credentials, pins }: SessionNeeds, caller: Caller) {
+  constructor({ store, audit, credentials, pins, tokens }: SessionNeeds, caller: Caller) {
     this.#store = store;
     this.#audit = audit;
     this.#credentials = credentials;
     this.#pins = pins;
+    this.#tokens = tokens;
     this.#caller = caller;
   }
 
@@ -246,6 +262,37 @@ export class Session {
     if (this.#store.service(name) === undefined) throw serviceNotFound(name);
     const entry = { action: "delete-service", authorized: true, service: name } as const;
     await this.#durably(entry, { do: "delete-service", name });
+  }
+
+  tokens(): TokenRecord[] {
+    this.requireOwner("info", {});
+    return this.#store.tokens();
+  }
+
+  /** Throws REFUSED where there is one of that name. */
+  async createToken(token: TokenRecord): Promise<void> {
+    const what = { token: token.name };
+    this.requireOwner("create-token", what);
+    if (this.#store.tokens().some(({ name }) => name === token.name)) {
+      throw new LegerError("REFUSED", `create token ${token.name}: there is one of that name`, {
+        hints: [`leger token revoke ${token.name}`],
+      });
+    }
+    await this.#durably({ action: "create-token", authorized: true, ...what }, { do: "create-token", token });
+    this.#tokens.refresh();
+  }
+
+  /** From then on nobody comes in with it, connections that are open already included. */
+  async revokeToken(name: string): Promise<void> {
+    const what = { token: name };
+    this.requireOwner("revoke-token", what);
+    if (!this.#store.tokens().some((token) => token.name === name)) {
+      throw new LegerError("FAILED", `revoke token ${name}: there is none of that name`, {
+        hints: ["see: leger token list"],
+      });
+    }
+    await this.#durably({ action: "revoke-token", authorized: true, ...what }, { do: "revoke-token", name });
+    this.#tokens.refresh();
   }
 
   /** Whoever may not have what an id or a service stands for must not learn what that is, nor that it is there. */

@@ -13,11 +13,21 @@ import { openChain, type Chain, type ChainHead } from "./chain.ts";
 export type AuditEntry = {
   principal: string;
   /** setec's actions, and those that only legerd has. A list is `info` without a secret. */
-  action: Action | "link" | "unlink" | "set-service" | "delete-service";
+  action:
+    | Action
+    | "link"
+    | "unlink"
+    | "set-service"
+    | "delete-service"
+    | "create-token"
+    | "revoke-token"
+    | "authenticate";
   /** False: turned away for want of a grant. True says that it was allowed, not that it succeeded. */
   authorized: boolean;
   secret?: string;
   version?: number;
+  /** The token that was made or revoked. */
+  token?: string;
   /** The service whose env file was asked for. */
   service?: string;
   /** The credential socket that it was read from, below legerd's directory of them: "web.env", "web/OPENAI_API_KEY". */

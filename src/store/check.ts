@@ -181,6 +181,7 @@ async function checkRecords(check: Check): Promise<void> {
     "link",
     "service",
     "audit",
+    "token",
   ] as const satisfies readonly (keyof typeof RECORD_KINDS)[]) {
     const [should, are] = [rows.count(kind), found.get(kind) ?? 0];
     if (should !== are)

@@ -2,6 +2,7 @@
 import { randomBytes } from "node:crypto";
 import type { DatabaseSync, StatementSync } from "node:sqlite";
 import { LegerError } from "../core/error.ts";
+import type { Grant } from "../setec/grants.ts";
 import type { AuditHeads } from "./audit.ts";
 import { createNameHash, createSealer, rootSealer, type Sealer, type StoreKeys } from "./seal.ts";
 import { asBlob, asDamage, fromSqlite } from "./sqlite.ts";
@@ -20,7 +21,22 @@ export type ServiceRecord = { name: string; variables: Readonly<Record<string, s
 /** How far the audit logs had come; there is one such record. */
 type AuditRecord = { name: "heads" } & AuditHeads;
 
-export type Records = { secret: SecretRecord; link: LinkRecord; service: ServiceRecord; audit: AuditRecord };
+/** A token for doors on TCP: its SHA-256 in hex, what it may do, when it was made and when it ends (ISO 8601). */
+export type TokenRecord = {
+  name: string;
+  hash: string;
+  grants: readonly Grant[];
+  created: string;
+  expires?: string;
+};
+
+export type Records = {
+  secret: SecretRecord;
+  link: LinkRecord;
+  service: ServiceRecord;
+  audit: AuditRecord;
+  token: TokenRecord;
+};
 
 /** A record of any kind. */
 export type OpenedRow = { [Kind in RecordKind]: { kind: Kind; record: Records[Kind] } }[RecordKind];
@@ -34,6 +50,8 @@ const IS_RECORD: { [Kind in RecordKind]: (record: Record<string, unknown>) => bo
     Array.isArray(deleted),
   link: ({ secret, owner }) => typeof secret === "string" || typeof owner === "string",
   service: ({ variables }) => typeof variables === "object" && variables !== null,
+  token: ({ hash, grants, created }) =>
+    typeof hash === "string" && Array.isArray(grants) && typeof created === "string",
   audit: ({ everything, changes }) => isHead(everything) && isHead(changes),
 };
 
@@ -172,6 +190,8 @@ export class Rows {
       case "service":
         return { kind, record: this.#open(kind, key, sealed) };
       case "audit":
+        return { kind, record: this.#open(kind, key, sealed) };
+      case "token":
         return { kind, record: this.#open(kind, key, sealed) };
       case undefined:
         throw new LegerError("DAMAGED", "a record has a wrong key");

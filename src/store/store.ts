@@ -14,13 +14,13 @@ import {
   prepareStateDirectory,
   type OpenedDatabase,
 } from "./database.ts";
-import { Rows, type LinkRecord, type SecretRecord, type ServiceRecord } from "./rows.ts";
+import { Rows, type LinkRecord, type SecretRecord, type ServiceRecord, type TokenRecord } from "./rows.ts";
 import { createChainKey } from "./seal.ts";
 import { fromSqlite } from "./sqlite.ts";
 import { hasNumber, listNumbers, versionNotFound } from "./versions.ts";
 import { startWriter, type Mutation, type Writer } from "./writer.ts";
 
-export type { LinkRecord, ServiceRecord } from "./rows.ts";
+export type { LinkRecord, ServiceRecord, TokenRecord } from "./rows.ts";
 export type { Mutation } from "./writer.ts";
 
 export type StoreOptions = {
@@ -187,6 +187,11 @@ export class Store {
   services(): ServiceRecord[] {
     const services = this.#rows.snapshot("list services", () => [...this.#rows.scan("service")]);
     return services.toSorted((a, b) => compareUtf8(a.name, b.name));
+  }
+
+  tokens(): TokenRecord[] {
+    const tokens = this.#rows.snapshot("list tokens", () => [...this.#rows.scan("token")]);
+    return tokens.toSorted((a, b) => compareUtf8(a.name, b.name));
   }
 
   /** Opens the audit logs that belong to this store. Throws UNSAFE, IO. */

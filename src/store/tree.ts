@@ -14,7 +14,7 @@ import type { Sealer } from "./seal.ts";
 import { asBlob, asDamage } from "./sqlite.ts";
 
 /** What a record describes; the first byte of its key. Kinds count apart and never mix. At most 15. */
-export const RECORD_KINDS = { secret: 1, link: 2, service: 3, audit: 4 } as const;
+export const RECORD_KINDS = { secret: 1, link: 2, service: 3, audit: 4, token: 5 } as const;
 export type RecordKind = keyof typeof RECORD_KINDS;
 
 /** kind ‖ first 31 bytes of the keyed hash of the record's name. */
@@ -58,7 +58,7 @@ export function recordKey(kind: RecordKind, nameHash: Buffer): RecordKey {
 }
 
 export function kindOf(key: RecordKey): RecordKind | undefined {
-  const kinds: readonly RecordKind[] = ["secret", "link", "service", "audit"];
+  const kinds: readonly RecordKind[] = ["secret", "link", "service", "audit", "token"];
   return kinds.find((kind) => RECORD_KINDS[kind] === key[0]);
 }
 

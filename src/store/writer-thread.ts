@@ -159,6 +159,12 @@ function apply(rows: Rows, mutation: Mutation): number {
     case "delete-service":
       rows.remove("service", mutation.name);
       return 0;
+    case "create-token":
+      rows.write("token", mutation.token);
+      return 0;
+    case "revoke-token":
+      rows.remove("token", mutation.name);
+      return 0;
     default:
       return mutation satisfies never;
   }

@@ -10,7 +10,7 @@ import { getCompileCacheDir } from "node:module";
 import path from "node:path";
 import { WRITER_THREAD } from "../core/build.ts";
 import type { AuditHeads } from "./audit.ts";
-import type { ServiceRecord } from "./rows.ts";
+import type { ServiceRecord, TokenRecord } from "./rows.ts";
 import type { StoreKeys } from "./seal.ts";
 
 /** What can be asked of the writer. Every answer is a version number; 0 where there is none to tell. */
@@ -24,7 +24,9 @@ export type Mutation =
   | { do: "keep"; id: string; value: Uint8Array }
   | { do: "unlink"; id: string }
   | { do: "set-service"; service: ServiceRecord }
-  | { do: "delete-service"; name: string };
+  | { do: "delete-service"; name: string }
+  | { do: "create-token"; token: TokenRecord }
+  | { do: "revoke-token"; name: string };
 
 /** `heads`: how far the audit logs have come, which is committed along. */
 export type Request =

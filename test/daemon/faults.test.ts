@@ -195,6 +195,13 @@ test.for([
     '{"doors":[{"unix":"/x/y/z"},{"unix":"/x/a","grants":[]}]}',
     "the doors at /x/a and /x/y/z share a directory",
   ],
+  ["a door on TCP for all without TLS", '{"doors":[{"tcp":"0.0.0.0:80","hosts":["a:80"]}]}', "in the clear"],
+  ["a door on TCP without hosts", '{"doors":[{"tcp":"127.0.0.1:80"}]}', "doors[0].hosts"],
+  [
+    "a name for an address",
+    '{"doors":[{"tcp":"localhost:80","hosts":["a:80"]}]}',
+    "doors[0].tcp: must be an address",
+  ],
   ["a route that is none", '{"doors":[{"unix":"/x/y","routes":["api"]}]}', "doors[0].routes[0]"],
   ["a group that is no name", '{"doors":[{"unix":"/x/y","group":"a:b"}]}', "doors[0].group: must be a group"],
 ] as const)("a configuration with %s is refused with one line", async ([, text, message]) => {

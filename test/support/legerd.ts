@@ -5,7 +5,7 @@ import * as os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { VERSION } from "../../src/core/version.ts";
-import type { DoorConfig } from "../../src/daemon/config.ts";
+import type { DoorConfig, TcpDoorConfig } from "../../src/daemon/config.ts";
 import { startLegerd } from "../../src/daemon/legerd.ts";
 import { Secret } from "../../src/core/secret.ts";
 import { SetecClient } from "../../src/setec/client.ts";
@@ -44,6 +44,7 @@ export type TestLegerd = Places &
 type Secrets = Readonly<Record<string, string | Uint8Array>>;
 type Options = {
   doors?: (places: Places) => DoorConfig[];
+  tcpDoors?: TcpDoorConfig[];
   cacheEntries?: number;
   dropCredentialAfterMs?: number;
   snapshotMs?: number;
@@ -79,6 +80,7 @@ export async function startTestLegerd(secrets: Secrets = {}, options: Options = 
     doors: options.doors?.(places) ?? [ownDoor],
     log: (line) => void log.push(line),
     audit: { foldMs: options.foldMs },
+    tcpDoors: options.tcpDoors ?? [],
     ...(options.cacheEntries === undefined ? {} : { cacheEntries: options.cacheEntries }),
     snapshotMs: options.snapshotMs,
     ...(options.dropCredentialAfterMs === undefined
