@@ -13,6 +13,7 @@ import { fetch } from "./programs/fetch.ts";
 import { lookup } from "./programs/lookup.ts";
 import { memory } from "./programs/memory.ts";
 import { render } from "./render/render.ts";
+import { residue, residueObstacle } from "./residue/residue.ts";
 import { start } from "./programs/start.ts";
 import { systemCalls, systemCallsObstacle } from "./programs/system-calls.ts";
 import type { Options } from "./support/options.ts";
@@ -82,9 +83,14 @@ const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
     obstacle: () => undefined,
     run: render,
   },
+  residue: {
+    about: "leger residue of a file of 4 GiB, beside grep",
+    obstacle: residueObstacle,
+    run: residue,
+  },
 };
 
-const HELP = `npm run bench -- [NAME…] [--rounds N] [--json]
+const HELP = `npm run bench -- [NAME…] [--rounds N] [--mib N] [--json]
 
 Without a name: all that this machine can do.
 
@@ -93,13 +99,15 @@ ${Object.entries(BENCHMARKS)
   .join("\n")}
 
   --rounds N  how often each case is run (default: for each benchmark its own)
+  --mib N     how large a file residue searches (default: 4096)
   --json      figures, tables and what was skipped, as JSON
 `;
 
 async function main(args: string[]): Promise<void> {
   const { values, positionals } = parsed(args);
   if (values.help === true) return void process.stdout.write(HELP);
-  const rounds = values.rounds === undefined ? undefined : roundsOf(values.rounds);
+  const rounds = values.rounds === undefined ? undefined : numberOf("rounds", values.rounds);
+  const mib = values.mib === undefined ? undefined : numberOf("mib", values.mib);
   const names = positionals.length > 0 ? positionals : Object.keys(BENCHMARKS);
   const chosen = names.map((name) => {
     const benchmark = BENCHMARKS[name];
@@ -111,7 +119,7 @@ async function main(args: string[]): Promise<void> {
   if (values.json !== true) process.stdout.write(`${JSON.stringify(machine)}\n\n`);
   const reports: Record<string, object> = {};
   for (const [name, { about, obstacle, run }] of chosen) {
-    const report = await attempt(name, obstacle(), () => run({ rounds }));
+    const report = await attempt(name, obstacle(), () => run({ rounds, mib }));
     reports[name] = withVerdicts(report);
     if (values.json !== true) process.stdout.write(`${asText(`${name}: ${about}`, report)}\n`);
   }
@@ -167,6 +175,7 @@ function parsed(args: string[]) {
       options: {
         json: { type: "boolean" },
         rounds: { type: "string" },
+        mib: { type: "string" },
         help: { type: "boolean", short: "h" },
       },
     });
@@ -175,9 +184,9 @@ function parsed(args: string[]) {
   }
 }
 
-function roundsOf(text: string): number {
+function numberOf(option: string, text: string): number {
   if (/^[1-9]\d{0,4}$/.test(text)) return Number(text);
-  throw usage("--rounds: a number from 1");
+  throw usage(`--${option}: a number from 1`);
 }
 
 function usage(what: string): LegerError {

@@ -2,4 +2,6 @@
 export type Options = {
   /** How often each case is run. Absent: as often as its benchmark finds right. */
   rounds: number | undefined;
+  /** How large a file to search is. Absent: large. */
+  mib?: number | undefined;
 };
