@@ -33,8 +33,6 @@ export class Pins {
   readonly #pins = new Map<string, Pin>();
   /** Secrets that are being changed, and what they were. */
   readonly #changing = new Map<string, { was: VersionedValue | undefined; done: Promise<unknown> }>();
-  /** Nothing needs to be kept where there never was a pin. */
-  #isUsed = false;
 
   constructor({ windowMs, now = () => performance.now() }: PinsOptions) {
     this.#windowMs = windowMs;
@@ -56,7 +54,8 @@ export class Pins {
     read: () => VersionedValue | undefined,
     mutate: () => Promise<T>,
   ): Promise<T> {
-    if (!this.#isUsed) return mutate();
+    if (this.#windowMs === 0) return mutate();
+    // Also while there is no pin: the first may be made before this change is seen, and must not see half of several.
     for (let other = this.#changing.get(name); other !== undefined; other = this.#changing.get(name)) {
       await other.done;
     }
@@ -79,7 +78,6 @@ export class Pins {
     this.#drop();
     const known = this.#pins.get(key);
     if (known !== undefined || this.#pins.size >= MAX_PINS) return known;
-    this.#isUsed = true;
     // What is being changed may be seen changed by now, and may not: this start sees none of it.
     const kept = new Map([...this.#changing].map(([name, { was }]) => [name, was]));
     const pin = { until: this.#now() + this.#windowMs, kept };
