@@ -71,9 +71,11 @@ const work = fs.mkdtempSync(path.join(os.tmpdir(), "leger-build-"));
 try {
   const hot = await bundle("src/bin/leger-hot.ts", "cjs");
   for (const arch of arches) await buildHot(work, hot.code, arch);
-  const both = await bundle("src/bin/leger-or-legerd.ts", "cjs");
+  const { code: leger } = await bundle("src/bin/leger.ts", "cjs");
+  const { code: legerd } = await bundle("src/bin/legerd.ts", "cjs");
   const bases = await Promise.all(arches.map(async (arch) => [arch, await nodeProgram(arch)] as const));
-  for (const [arch, file] of await compileSea({ work, code: both.code, nodeVersion: NODE_VERSION, bases })) {
+  const sea = { work, programs: { leger, legerd }, nodeVersion: NODE_VERSION, bases };
+  for (const [arch, file] of await compileSea(sea)) {
     install(file, arch, "leger-cli");
   }
 } finally {

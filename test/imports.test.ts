@@ -1,7 +1,7 @@
 import * as fs from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
-import { build } from "esbuild";
+import { build, type Metafile } from "esbuild";
 import { expect, test } from "vitest";
 import { bundle } from "../scripts/build/bundle.ts";
 
@@ -104,19 +104,40 @@ test("the daemon carries neither yargs nor undici: 90 MiB and 50 ms would go to 
   expect(packages).not.toContain("undici");
 });
 
+/** What is loaded with a module at once, modules of Node's included. */
+function loadedWith(
+  file: string,
+  { inputs }: Pick<Metafile, "inputs">,
+  seen = new Set<string>(),
+): Set<string> {
+  if (seen.has(file)) return seen;
+  seen.add(file);
+  for (const { kind, path: target } of inputs[file]?.imports ?? []) {
+    if (kind !== "dynamic-import") loadedWith(target, { inputs }, seen);
+  }
+  return seen;
+}
+
 test("what seals backups is loaded for that, and not by a daemon that serves", async () => {
   const { metafile } = await bundle("src/bin/legerd.ts", "esm");
-  const seen = new Set<string>();
-  const visit = (file: string): void => {
-    if (seen.has(file)) return;
-    seen.add(file);
-    for (const { kind, path: target } of metafile.inputs[file]?.imports ?? []) {
-      if (kind === "import-statement") visit(target);
-    }
-  };
-  visit("src/bin/legerd.ts");
-  expect(seen).toContain("src/daemon/legerd.ts");
-  expect([...seen].filter((file) => /src\/backup|noble|age-encryption/.test(file))).toEqual([]);
+  const loaded = loadedWith("src/bin/legerd.ts", metafile);
+  expect(loaded).toContain("src/daemon/legerd.ts");
+  expect([...loaded].filter((file) => /src\/backup|noble|age-encryption/.test(file))).toEqual([]);
+});
+
+/** Each of them takes longer to load than all of leger that help needs. */
+const SLOW =
+  /node_modules\/(?:undici|zod|nunjucks|smol-toml)|^node:(?:http|net|crypto|sqlite|child_process|fs\/promises|stream)$/;
+
+test("help loads no command, and a command loads what it needs itself", async () => {
+  const { metafile } = await bundle("src/bin/leger.ts", "esm");
+  const slowWith = (file: string): string[] =>
+    [...loadedWith(file, metafile)].filter((name) => SLOW.test(name));
+  for (const file of ["src/bin/leger.ts", "src/cli/main.ts", "src/cli/secrets.ts", "src/cli/services.ts"]) {
+    expect.soft(slowWith(file), file).toEqual([]);
+  }
+  expect(loadedWith("src/cli/main.ts", metafile)).toContain("node_modules/yargs/index.mjs");
+  expect(slowWith("src/cli/status.ts")).not.toEqual([]);
 });
 
 test.for(["src/cli/hot.ts", "src/core/wire-node.ts"])(

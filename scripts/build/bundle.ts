@@ -56,12 +56,13 @@ async function bundleWith(entry: string, format: Format, define: Record<string, 
           format,
           // A script that node:vm compiled cannot import; what is imported late are modules of Node's.
           supported: { "dynamic-import": false },
-          define: { ...shared.define, "import.meta.url": "importMetaUrl", "process.argv0": "argv0" },
+          define: { ...shared.define, "import.meta.url": "importMetaUrl" },
         },
   );
   const [file] = outputFiles;
   if (file === undefined || metafile === undefined) throw new Error(`${entry}: esbuild gave nothing`);
-  const code = file.text;
+  // A script in a script begins with no "#!" line.
+  const code = format === "cjs" ? file.text.replace(/^#!.*\n/, "") : file.text;
   // Only where it is asked for: node:url would make a lookup on Bun a quarter longer.
   return { code: /\bimportMetaUrl\b/.test(code) ? `${OWN_URL}${code}` : code, metafile };
 }

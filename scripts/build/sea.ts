@@ -1,4 +1,4 @@
-/** sea — a bundle as a single executable on Node, by pkg. */
+/** sea — both programs as one executable on Node, by pkg. */
 import * as fs from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
@@ -6,11 +6,14 @@ import { fileURLToPath } from "node:url";
 import { run } from "../../src/core/exec.ts";
 import type { Arch } from "./bases.ts";
 
+/** The executable is the one by whose name it is called, and leger by any other name. */
+type Program = "leger" | "legerd";
+
 type Needs = {
   /** A directory to leave files in. */
   work: string;
-  /** One file of CommonJS, which asks for nothing but Node's own modules. */
-  code: string;
+  /** Each as one file of CommonJS, which asks for nothing but Node's own modules. */
+  programs: Readonly<Record<Program, string>>;
   nodeVersion: string;
   /** Node's program for each architecture that is wanted. */
   bases: readonly (readonly [Arch, string])[];
@@ -28,15 +31,19 @@ type Sea = (
 const here = (file: string): string => fileURLToPath(new URL(file, import.meta.url));
 
 /** Resolves with the executable for each architecture. */
-export async function compileSea({ work, code, nodeVersion, bases }: Needs): Promise<[Arch, string][]> {
-  const program = path.join(work, "program.js");
-  fs.writeFileSync(program, `(function (require, __filename, argv0) {${code}\n})`);
-  const codeCache = path.join(work, "code-cache");
+export async function compileSea({ work, programs, nodeVersion, bases }: Needs): Promise<[Arch, string][]> {
+  const assets: Record<string, string> = {};
+  const caches: Record<string, string> = {};
   const options = { env: { PATH: process.env["PATH"], HOME: work }, timeoutMs: 60_000, check: true };
   // The seed decides in which order V8 writes things down, and is none of the flags that a cache depends on.
   const seeded = ["--random-seed=1", here("code-cache.cjs")];
-  await run(process.execPath, [...seeded, "make", program, codeCache], options);
-  await run(process.execPath, [here("code-cache.cjs"), "check", program, codeCache], options);
+  for (const [name, code] of Object.entries(programs)) {
+    const file = (assets[name] = path.join(work, `${name}.js`));
+    fs.writeFileSync(file, `(function (require, __filename) {${code}\n})`);
+    const cache = (caches[`${name}.cache`] = path.join(work, `${name}.cache`));
+    await run(process.execPath, [...seeded, "make", name, file, cache], options);
+    await run(process.execPath, [here("code-cache.cjs"), "check", name, file, cache], options);
+  }
 
   const { default: sea }: { default: Sea } = createRequire(import.meta.url)("@yao-pkg/pkg/lib-es5/sea.js");
   const made: [Arch, string][] = [];
@@ -59,7 +66,7 @@ export async function compileSea({ work, code, nodeVersion, bases }: Needs): Pro
           // Neither NODE_OPTIONS nor an argument makes it load, trace or debug anything.
           execArgvExtension: "none",
           // V8 takes compiled code of its own architecture only; elsewhere the program starts without.
-          assets: { program, ...(arch === process.arch ? { "code-cache": codeCache } : {}) },
+          assets: { ...assets, ...(arch === process.arch ? caches : {}) },
         },
       });
       made.push([arch, output]);

@@ -2,7 +2,7 @@
 import { fileURLToPath } from "node:url";
 import yargs, { type Argv } from "yargs";
 import { hotCommand } from "../../src/cli/hot.ts";
-import { addCommands } from "../../src/cli/main.ts";
+import { addCommands, loadCommands } from "../../src/cli/commands.ts";
 import { Parsing } from "../../src/cli/parsing.ts";
 import { run } from "../../src/core/exec.ts";
 import { readHelp, type Help } from "./help-text.ts";
@@ -49,8 +49,9 @@ export type Option = {
 /** leger, and below it all its commands in the order in which help shows them. */
 export async function legerTable(): Promise<Command> {
   const parsing = new RecordingParsing([]);
+  const commands = await loadCommands();
   const table = record({ above: [], usage: "leger", summary: "" }, parsing, (argv) =>
-    addCommands(argv, parsing),
+    addCommands(argv, commands, parsing),
   );
   return withHotCommands(table);
 }

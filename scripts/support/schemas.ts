@@ -1,14 +1,14 @@
 /** schemas — the JSON Schemas of the files that people write, as text. */
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
+import { ConfigJson } from "../../src/cli/config.ts";
 import { LegerJson } from "../../src/cli/render-config.ts";
-import { Config } from "../../src/cli/settings.ts";
 import { configSchema } from "../../src/daemon/config.ts";
 
 /** Each schema with the file that it belongs in. */
 export async function schemas(): Promise<{ file: string; text: string }[]> {
   const legerd = z.toJSONSchema(await configSchema(), { io: "input" });
-  const config = z.toJSONSchema(Config, { io: "input" });
+  const config = z.toJSONSchema(ConfigJson, { io: "input" });
   const leger = z.toJSONSchema(LegerJson, { io: "input" });
   return [
     { file: fileOf("leger"), text: textOf({ title: "leger.json", ...leger }) },

@@ -4,31 +4,31 @@
 import { nodeFiles } from "../core/files-node.ts";
 import { worldOf } from "../core/paths.ts";
 import { VERSION } from "../core/version.ts";
-import { nodeWire } from "../core/wire-node.ts";
 import { hotCommand } from "../cli/hot.ts";
 import { isStdoutClosed, runHot, sayFailure, type Runtime } from "../cli/run-hot.ts";
 
-const runtime: Runtime = {
+const runtime: Omit<Runtime, "wireTo"> = {
   env: process.env,
   files: nodeFiles,
-  wireTo: nodeWire,
   stdin: () => process.stdin,
   write: (bytes) =>
     new Promise((resolve, reject) => {
       process.stdout.on("error", reject);
       process.stdout.write(bytes, (error) => (error ? reject(error) : resolve()));
     }),
-  say: (text) => void process.stderr.write(text),
+  say: (text) => void standardError().write(text),
   exit: (status) => process.exit(status),
 };
 
 async function main(): Promise<void> {
   const argv = process.argv.slice(2);
   const hot = hotCommand(argv);
-  // Whoever reads may go away at any time; what cannot be said then need not be.
-  process.stderr.on("error", () => {});
   // An input that never ends would keep us here, so a hot command ends the process.
-  if (hot !== undefined) runtime.exit(await runHot(hot, runtime));
+  if (hot !== undefined) {
+    // Loaded when it is needed: node:net takes longer than all else here.
+    const { nodeWire } = await import("../core/wire-node.ts");
+    runtime.exit(await runHot(hot, { ...runtime, wireTo: nodeWire }));
+  }
   try {
     process.exitCode = await runWholeCli(argv);
   } catch (error) {
@@ -38,19 +38,38 @@ async function main(): Promise<void> {
 
 async function runWholeCli(argv: readonly string[]): Promise<number> {
   const { runCli } = await import("../cli/main.ts");
-  const { stdin, stderr } = process;
   const stdout = isStdoutClosed(nodeFiles) ? await closedOutput() : process.stdout;
   return runCli(argv, {
     ...worldOf(process.env, nodeFiles),
-    stdin,
     stdout,
-    stderr,
-    isTTY: { stdin: stdin.isTTY, stdout: process.stdout.isTTY, stderr: stderr.isTTY },
+    // Node makes each of them when it is first asked for, which takes longer than most commands do that need neither.
+    get stdin() {
+      return process.stdin;
+    },
+    get stderr() {
+      return standardError();
+    },
+    isTTY: {
+      stdout: process.stdout.isTTY,
+      get stdin() {
+        return process.stdin.isTTY;
+      },
+      get stderr() {
+        return standardError().isTTY;
+      },
+    },
     columns: process.stdout.columns,
     cwd: workingDirectory(),
     version: VERSION,
     userConfigDir: await userConfigDir(),
   });
+}
+
+/** Whoever reads may go away at any time; what cannot be said then need not be. */
+function standardError(): NodeJS.WriteStream {
+  const { stderr } = process;
+  if (stderr.listenerCount("error") === 0) stderr.on("error", () => {});
+  return stderr;
 }
 
 /** A working directory can be gone; only relative paths need one. */

@@ -7,16 +7,21 @@ import { z } from "zod";
 import { AUDIT_LOGS, auditFile, auditFiles } from "../core/audit-files.ts";
 import { LegerError, systemCode } from "../core/error.ts";
 import { homeDirectory } from "../core/paths.ts";
+import type { Heading } from "./commands.ts";
 import { connect } from "./daemon.ts";
 import { fullName } from "./names.ts";
 import type { Cli, Parsing } from "./parsing.ts";
 import type { SettingsFlags } from "./settings.ts";
 import { count } from "./terminal.ts";
 
-export function addAudit(leger: Argv<SettingsFlags>, parsing: Parsing): Argv<SettingsFlags> {
+export function addAudit(
+  leger: Argv<SettingsFlags>,
+  [usage, about]: Heading,
+  parsing: Parsing,
+): Argv<SettingsFlags> {
   return leger.command(
-    "audit",
-    "show who asked for what",
+    usage,
+    about,
     (command) =>
       parsing
         .describe(command, {

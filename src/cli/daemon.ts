@@ -1,23 +1,29 @@
 /** daemon — legerd as the commands see it: setec's client, and legerd's own routes with their answers checked. */
-import { z } from "zod";
-import { isErrorCode, LegerError, type ErrorCode } from "../core/error.ts";
+import { LegerError } from "../core/error.ts";
 import { nodeFiles } from "../core/files-node.ts";
 import { assertSafeSocket } from "../core/paths.ts";
 import { Secret } from "../core/secret.ts";
 import { SetecClient } from "../setec/client.ts";
+import type { Answers } from "./daemon-answers.ts";
 import type { Settings } from "./settings.ts";
 import { printable } from "./terminal.ts";
 import type { CliWorld } from "./world.ts";
 
-type Service = { name: string; variables: Record<string, string> };
+type Service = Answers["service"];
 
 /** An entry of Podman's that legerd knows; one without a secret keeps a value of its own. */
 export type PodmanLink = { id: string; secret?: string | undefined };
 
-export type DaemonStatus = z.infer<typeof Status>;
+export type DaemonStatus = Answers["status"];
 
 /** Whether systemd can have a service's credentials. */
-export type ServedService = z.infer<typeof Served>;
+export type ServedService = Answers["credentials"];
+
+export type Door = Answers["doors"]["doors"][number];
+
+type Token = Answers["tokens"]["tokens"][number];
+
+type NewToken = { name: string; grants: Token["grants"]; expires: string | undefined };
 
 /** What is asked of the socket's safety comes first: UNSAFE, DENIED, UNREACHABLE, CONFIG. */
 export function connect(
@@ -40,36 +46,36 @@ class Daemon {
   }
 
   async status(): Promise<DaemonStatus> {
-    return this.#ask("GET", "/v1/status", "ask for the status", Status);
+    return this.#ask("GET", "/v1/status", "ask for the status", "status");
   }
 
   /** The only answer that holds the token. Throws REFUSED where there is one of that name. */
-  async createToken({ name, grants, expires }: NewToken): Promise<z.infer<typeof MadeToken>> {
+  async createToken({ name, grants, expires }: NewToken): Promise<Answers["newToken"]> {
     const body = JSON.stringify({ grants, ...(expires === undefined ? {} : { expires }) });
-    return this.#ask("PUT", pathOf("tokens", name), `create token ${name}`, MadeToken, body);
+    return this.#ask("PUT", pathOf("tokens", name), `create token ${name}`, "newToken", body);
   }
 
-  async tokens(): Promise<z.infer<typeof Token>[]> {
-    return (await this.#ask("GET", "/v1/tokens", "list tokens", TokenList)).tokens;
+  async tokens(): Promise<Token[]> {
+    return (await this.#ask("GET", "/v1/tokens", "list tokens", "tokens")).tokens;
   }
 
   /** Throws FAILED where there is none of that name. */
   async revokeToken(name: string): Promise<void> {
-    await this.#ask("DELETE", pathOf("tokens", name), `revoke token ${name}`, z.object({}));
+    await this.#ask("DELETE", pathOf("tokens", name), `revoke token ${name}`, "deletion");
   }
 
   /** As they were configured when legerd started. */
   async doors(): Promise<Door[]> {
-    return (await this.#ask("GET", "/v1/doors", "list doors", Doors)).doors;
+    return (await this.#ask("GET", "/v1/doors", "list doors", "doors")).doors;
   }
 
   /** Has legerd read its audit logs through, which may take half a minute for a gigabyte. */
-  async verifyAudit(): Promise<AuditReport> {
-    return this.#ask("GET", "/v1/audit/verify", "verify the audit log", AuditReport);
+  async verifyAudit(): Promise<Answers["audit"]> {
+    return this.#ask("GET", "/v1/audit/verify", "verify the audit log", "audit");
   }
 
   async podmanLinks(): Promise<PodmanLink[]> {
-    return (await this.#ask("GET", "/v1/podman/list", "list podman's entries", Links)).entries;
+    return (await this.#ask("GET", "/v1/podman/list", "list podman's entries", "links")).entries;
   }
 
   /** What an entry of Podman's keeps itself. Throws SECRET_NOT_FOUND. */
@@ -82,50 +88,50 @@ class Daemon {
       headers,
       what,
     });
-    if (status !== 200) throw refusal(what, status, parse(body));
+    if (status !== 200) throw await refusal(what, status, parse(body));
     return new Secret(body);
   }
 
   async services(): Promise<Service[]> {
-    return (await this.#ask("GET", "/v1/services", "list services", Services)).services;
+    return (await this.#ask("GET", "/v1/services", "list services", "services")).services;
   }
 
   /** Throws SERVICE_NOT_FOUND. */
   async service(name: string): Promise<Service> {
-    return this.#ask("GET", pathOf("services", name), `show service ${name}`, ServiceAnswer);
+    return this.#ask("GET", pathOf("services", name), `show service ${name}`, "service");
   }
 
   /** Throws SERVICE_NOT_FOUND. */
   async credentials(name: string): Promise<ServedService> {
-    return this.#ask("GET", `${pathOf("services", name)}/credentials`, `explain ${name}`, Served);
+    return this.#ask("GET", `${pathOf("services", name)}/credentials`, `explain ${name}`, "credentials");
   }
 
   /** The services that systemd cannot have all credentials of. */
   async unserved(): Promise<ServedService[]> {
-    return (await this.#ask("GET", "/v1/unserved", "list services without credentials", Unserved)).services;
+    return (await this.#ask("GET", "/v1/unserved", "list services without credentials", "unserved")).services;
   }
 
   async setService({ name, variables }: Service): Promise<Service> {
     const body = JSON.stringify({ variables });
-    return this.#ask("PUT", pathOf("services", name), `set service ${name}`, ServiceAnswer, body);
+    return this.#ask("PUT", pathOf("services", name), `set service ${name}`, "service", body);
   }
 
   /** Throws SERVICE_NOT_FOUND. */
   async deleteService(name: string): Promise<void> {
-    await this.#ask("DELETE", pathOf("services", name), `delete service ${name}`, z.object({}));
+    await this.#ask("DELETE", pathOf("services", name), `delete service ${name}`, "deletion");
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.secrets[Symbol.asyncDispose]();
   }
 
-  async #ask<T>(
+  async #ask<Asked extends keyof Answers>(
     method: "GET" | "PUT" | "DELETE",
     path: string,
     what: string,
-    schema: z.ZodType<T>,
+    asked: Asked,
     body?: string,
-  ): Promise<T> {
+  ): Promise<Answers[Asked]> {
     const answer = await this.secrets.request({
       method,
       path,
@@ -133,84 +139,16 @@ class Daemon {
       ...(body === undefined ? {} : { body, headers: { "content-type": "application/json" } }),
     });
     const json = parse(answer.body);
-    if (answer.status !== 200) throw refusal(what, answer.status, json);
-    const parsed = schema.safeParse(json);
-    if (parsed.success) return parsed.data;
+    if (answer.status !== 200) throw await refusal(what, answer.status, json);
+    // Loaded when there is something to check, for the sake of zod: setec's own routes do without.
+    const { answerIn } = await import("./daemon-answers.ts");
+    const found = answerIn(json, asked);
+    if (found !== undefined) return found;
     throw new LegerError("BAD_ANSWER", `${what}: the answer is not one of legerd's`, {
       hints: ["see that legerd is as new as this leger: leger status"],
     });
   }
 }
-
-const Failure = z.object({
-  error: z.object({
-    code: z.custom<ErrorCode>(isErrorCode),
-    message: z.string(),
-    hints: z.array(z.string()).default([]),
-  }),
-});
-
-const ServiceAnswer = z.object({ name: z.string(), variables: z.record(z.string(), z.string()) });
-const Services = z.object({ services: z.array(ServiceAnswer) });
-const Socket = z.object({ there: z.boolean(), path: z.string().optional() });
-const Served = z.object({
-  name: z.string(),
-  set: Socket,
-  files: Socket,
-  problems: z.array(
-    z.object({
-      kind: z.string(),
-      what: z.string(),
-      hints: z.array(z.string()),
-      variable: z.string().optional(),
-      secret: z.string().optional(),
-    }),
-  ),
-});
-const Unserved = z.object({ services: z.array(Served) });
-const Links = z.object({ entries: z.array(z.object({ id: z.string(), secret: z.string().optional() })) });
-const Grants = z.array(z.object({ action: z.array(z.string()), secret: z.array(z.string()) }));
-const Token = z.object({
-  name: z.string(),
-  grants: Grants,
-  created: z.string(),
-  expires: z.string().optional(),
-});
-const TokenList = z.object({ tokens: z.array(Token) });
-const MadeToken = Token.omit({ created: true }).extend({ token: z.string() });
-type NewToken = { name: string; grants: z.infer<typeof Grants>; expires: string | undefined };
-const DoorAnswer = z.object({
-  name: z.string().optional(),
-  unix: z.string(),
-  mode: z.string(),
-  group: z.string().optional(),
-  principal: z.string(),
-  grants: Grants.optional(),
-  routes: z.array(z.string()).optional(),
-});
-export type Door = z.infer<typeof DoorAnswer>;
-const Doors = z.object({ doors: z.array(DoorAnswer) });
-const AuditReport = z.object({
-  ok: z.boolean(),
-  lines: z.number(),
-  unnumbered: z.number(),
-  problems: z.array(z.string()),
-});
-type AuditReport = z.infer<typeof AuditReport>;
-const Status = z.object({
-  version: z.string(),
-  pid: z.number(),
-  started_at: z.string(),
-  secrets: z.number(),
-  services: z.number(),
-  podman_entries: z.number(),
-  state_dir: z.string(),
-  database: z.string(),
-  main_key: z.string(),
-  audit_log: z.string(),
-  // A legerd that is older than this leger says nothing of it.
-  last_backup: z.object({ made_at: z.string(), changes_since: z.number() }).nullish(),
-});
 
 function pathOf(collection: "services" | "tokens", name: string): string {
   // "." and ".." would be cleaned out of the path, encoded or not.
@@ -223,10 +161,11 @@ function pathOf(collection: "services" | "tokens", name: string): string {
   return `/v1/${collection}/${encodeURIComponent(name.toWellFormed())}`;
 }
 
-function refusal(what: string, status: number, json: unknown): LegerError {
-  const failure = Failure.safeParse(json);
-  if (failure.success) {
-    const { code, message, hints } = failure.data.error;
+async function refusal(what: string, status: number, json: unknown): Promise<LegerError> {
+  const { failureIn } = await import("./daemon-answers.ts");
+  const failure = failureIn(json);
+  if (failure !== undefined) {
+    const { code, message, hints } = failure;
     return new LegerError(code, printable(message), { hints: hints.map(printable) });
   }
   if (status === 403) return new LegerError("DENIED", `${what}: access denied`);

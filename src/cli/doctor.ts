@@ -2,6 +2,7 @@
 import type { Argv } from "yargs";
 import { LegerError, systemCode } from "../core/error.ts";
 import { runtimePlaces } from "../core/paths.ts";
+import type { Heading } from "./commands.ts";
 import { connect, type DaemonStatus, type ServedService } from "./daemon.ts";
 import {
   checkAudit,
@@ -51,10 +52,14 @@ export const CHECKS = [
 ] as const;
 type Check = (typeof CHECKS)[number];
 
-export function addDoctor(leger: Argv<SettingsFlags>, parsing: Parsing): Argv<SettingsFlags> {
+export function addDoctor(
+  leger: Argv<SettingsFlags>,
+  [usage, about]: Heading,
+  parsing: Parsing,
+): Argv<SettingsFlags> {
   return leger.command(
-    "doctor",
-    "is all well? and if not, what to do",
+    usage,
+    about,
     (command) =>
       podmanOptions(
         parsing.describe(command, {

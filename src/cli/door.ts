@@ -8,6 +8,7 @@ import { beginFile } from "../core/pending-file.ts";
 import { userName } from "../core/user-name.ts";
 import { findGrant } from "../setec/grants.ts";
 import { ACTIONS, type Action } from "../setec/protocol.ts";
+import type { Heading } from "./commands.ts";
 import type { Daemon, Door } from "./daemon.ts";
 import { GRANT_OPTION, parseGrant } from "./grant-option.ts";
 import { readJsonFile } from "./json-file.ts";
@@ -22,8 +23,12 @@ const CONFIG_OPTION = {
   describe: "legerd's configuration (else: legerd.json where legerd looks for it)",
 } as const;
 
-export function addDoor(leger: Argv<SettingsFlags>, parsing: Parsing): Argv<SettingsFlags> {
-  return leger.command("door", "give a container a door of its own to legerd", (group) =>
+export function addDoor(
+  leger: Argv<SettingsFlags>,
+  [usage, about]: Heading,
+  parsing: Parsing,
+): Argv<SettingsFlags> {
+  return leger.command(usage, about, (group) =>
     parsing
       .describe(group, {
         words: "door",

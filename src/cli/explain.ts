@@ -5,6 +5,7 @@ import type { Argv } from "yargs";
 import { LegerError } from "../core/error.ts";
 import { credentialFile, credentialSet, CREDENTIALS } from "../core/service.ts";
 import { readUnit, searchPath } from "../render/source.ts";
+import type { Heading } from "./commands.ts";
 import type { Daemon, ServedService } from "./daemon.ts";
 import { nameToType, shortName } from "./names.ts";
 import type { Cli, Parsing } from "./parsing.ts";
@@ -12,10 +13,14 @@ import { placesOf } from "./quadlet-places.ts";
 import type { Settings, SettingsFlags } from "./settings.ts";
 import type { CliWorld } from "./world.ts";
 
-export function addExplain(leger: Argv<SettingsFlags>, parsing: Parsing): Argv<SettingsFlags> {
+export function addExplain(
+  leger: Argv<SettingsFlags>,
+  [usage, about]: Heading,
+  parsing: Parsing,
+): Argv<SettingsFlags> {
   return leger.command(
-    "explain <service>",
-    "can a service have its credentials? and if not, why",
+    usage,
+    about,
     (command) =>
       parsing
         .describe(command, {

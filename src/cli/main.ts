@@ -1,21 +1,10 @@
 /** main — one run of the command line, from arguments to exit status. */
-import yargs, { type Argv } from "yargs";
-import { BUILD } from "../core/build.ts";
+import yargs from "yargs";
 import { exitStatusOf, LegerError } from "../core/error.ts";
 import { versionLine } from "../core/version.ts";
-import { addAudit } from "./audit.ts";
-import { addDoor } from "./door.ts";
-import { addDoctor } from "./doctor.ts";
-import { addExplain } from "./explain.ts";
+import { addCommands, loadCommands } from "./commands.ts";
 import { Parsing } from "./parsing.ts";
-import { addPodman } from "./podman.ts";
-import { addRender } from "./render.ts";
-import { addResidue } from "./residue.ts";
-import { addDriver, addSecrets } from "./secrets.ts";
-import { addServices } from "./services.ts";
 import { settingsOf, type SettingsFlags } from "./settings.ts";
-import { addStatus } from "./status.ts";
-import { addToken } from "./token.ts";
 import { Interrupted, ReaderGone, Terminal } from "./terminal.ts";
 import type { CliWorld } from "./world.ts";
 
@@ -49,19 +38,19 @@ async function perform(argv: readonly string[], world: CliWorld, terminal: Termi
     await terminal.line(versionLine("leger"));
     return 0;
   }
-  const { parsing, flags, help } = parse(first === "help" ? [...rest, "--help"] : argv, world);
+  const { parsing, flags, help } = await parse(first === "help" ? [...rest, "--help"] : argv, world);
   if (help !== "") {
     await terminal.write(`${help}\n`);
     return 0;
   }
   const { action = neverChosen(parsing) } = parsing;
-  const status = await action({ world, terminal, settings: settingsOf(world, flags) });
+  const status = await action({ world, terminal, settings: await settingsOf(world, flags) });
   return status ?? 0;
 }
 
 type Parsed = { parsing: Parsing; flags: SettingsFlags; help: string };
 
-function parse(argv: readonly string[], world: CliWorld): Parsed {
+async function parse(argv: readonly string[], world: CliWorld): Promise<Parsed> {
   const parsing = new Parsing(argv);
   const parsed: Parsed = { parsing, flags: {}, help: "" };
   const root = yargs([], world.cwd)
@@ -88,7 +77,7 @@ function parse(argv: readonly string[], world: CliWorld): Parsed {
     .fail((message, error) => {
       throw error instanceof LegerError ? error : parsing.failure(message ?? "");
     });
-  const all = addCommands(root, parsing);
+  const all = addCommands(root, await loadCommands(argv), parsing);
 
   // No handler is asynchronous, so this has all happened when it returns.
   void all.parse([...argv], {}, (error: Error | undefined, args: SettingsFlags, output: string) => {
@@ -97,56 +86,6 @@ function parse(argv: readonly string[], world: CliWorld): Parsed {
     parsed.help = output;
   });
   return parsed;
-}
-
-/** Every option and every command of leger's; the manual and the shells' completions are made from them, too. */
-export function addCommands(root: Argv, parsing: Parsing): Argv<SettingsFlags> {
-  const withOptions = root
-    .option("namespace", {
-      type: "string",
-      requiresArg: true,
-      describe: "what short names belong to (LEGER_NAMESPACE, config.json; else: local)",
-    })
-    .option("socket", {
-      type: "string",
-      requiresArg: true,
-      describe: "where legerd listens (LEGER_SOCKET; else: in the runtime directory)",
-    })
-    .option("version", { type: "boolean", global: false, describe: "Print leger's version" });
-  const described = parsing.describe(withOptions, {
-    words: "",
-    examples: [
-      ["leger secrets set openai_api_key", "store a key; its value is asked for"],
-      ["leger services set openwebui OPENAI_API_KEY=openai_api_key", "say what a service gets"],
-      ["leger podman sync", "let podman read them live"],
-      ["leger doctor", "is all well?"],
-    ],
-    notes: [
-      "Exit status: 0 done, 1 failed, 2 differences or faults found, 64 usage, 65 bad data,",
-      "66 no such secret, 69 legerd unreachable, 70 a bug, 74 input/output, 77 denied,",
-      "78 configuration.",
-    ],
-  });
-  const secrets = addSecrets(described, parsing);
-  const services = addExplain(addServices(secrets, parsing), parsing);
-  const podman = addRender(addPodman(addToken(addDoor(services, parsing), parsing), parsing), parsing);
-  const looking = addResidue(addAudit(podman, parsing), parsing);
-  const status = addDoctor(addStatus(looking, parsing), parsing);
-  return addDriver(status, parsing).command(
-    "version",
-    "print leger's version",
-    (command) =>
-      parsing
-        .describe(command, { words: "version", examples: [["leger version --json", "for programs"]] })
-        .option("json", { type: "boolean", describe: "as JSON" }),
-    ({ json }) =>
-      parsing.choose(async ({ world, terminal }) => {
-        if (json === true) {
-          const { commit = null, bun = null } = BUILD ?? {};
-          await terminal.json({ version: world.version, commit, node: process.versions.node, bun });
-        } else await terminal.line(versionLine("leger"));
-      }),
-  );
 }
 
 /** Behind `--` nothing is a command. */

@@ -1,6 +1,7 @@
 /** podman — the commands that keep Podman's secret store in step with legerd. */
 import type { Argv } from "yargs";
 import { LegerError } from "../core/error.ts";
+import type { Heading } from "./commands.ts";
 import type { Daemon } from "./daemon.ts";
 import { driverCommands } from "./driver-commands.ts";
 import { fullName, shortName } from "./names.ts";
@@ -11,8 +12,12 @@ import { podmanOf, podmanOptions, type PodmanArgs } from "./podman-options.ts";
 import { planEntries, type Plan, type PlannedEntry, type State } from "./podman-plan.ts";
 import type { SettingsFlags } from "./settings.ts";
 
-export function addPodman(leger: Argv<SettingsFlags>, parsing: Parsing): Argv<SettingsFlags> {
-  return leger.command("podman", "let podman read secrets live", (group) =>
+export function addPodman(
+  leger: Argv<SettingsFlags>,
+  [usage, about]: Heading,
+  parsing: Parsing,
+): Argv<SettingsFlags> {
+  return leger.command(usage, about, (group) =>
     addInstall(
       parsing.describe(group, {
         words: "podman",

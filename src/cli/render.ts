@@ -33,6 +33,7 @@ import {
 } from "../render/source.ts";
 import { parseUnitFile, shown } from "../render/unit-file.ts";
 import { quoteWord } from "../render/words.ts";
+import type { Heading } from "./commands.ts";
 import { connect, type Daemon } from "./daemon.ts";
 import { CLEARED } from "./driver-commands.ts";
 import { PodmanFacts } from "./images.ts";
@@ -52,154 +53,164 @@ import type { SettingsFlags } from "./settings.ts";
 import { count } from "./terminal.ts";
 import type { CliWorld } from "./world.ts";
 
-export function addRender(leger: Argv<SettingsFlags>, parsing: Parsing): Argv<SettingsFlags> {
-  return leger
-    .command(
-      "render [quadlets..]",
-      "switch quadlets between ways of injection",
-      (command) =>
-        parsing
-          .describe(withoutGuesses(command), {
-            words: "render",
-            examples: [
-              [
-                "leger render litellm --mode mount",
-                "~/.config/containers/systemd/litellm.container: tmpfs only",
-              ],
-              ["leger render litellm --mode mount --register", "and tell legerd what litellm gets"],
-              ["leger render ./quadlets --mode env-file --diff --dry-run", "see what would be written"],
-              ["leger render", "all of your quadlets, in the modes that they or leger.json say"],
-              ["leger render --check", "exit status 2 if something would change"],
-              [
-                "leger render src --mode env-file --podman-version 4.9 --out units",
-                "for a podman without drop-ins",
-              ],
+export function addRender(
+  leger: Argv<SettingsFlags>,
+  [usage, about]: Heading,
+  parsing: Parsing,
+): Argv<SettingsFlags> {
+  return leger.command(
+    usage,
+    about,
+    (command) =>
+      parsing
+        .describe(withoutGuesses(command), {
+          words: "render",
+          examples: [
+            [
+              "leger render litellm --mode mount",
+              "~/.config/containers/systemd/litellm.container: tmpfs only",
             ],
-            notes: [
-              "It writes NAME.container.d/50-leger.conf beside a quadlet, and nothing else. --mode driver takes it away.",
-              "A mode is what --mode says, else leger.json, else Mode= below [X-Leger] in the quadlet; else it stays.",
-              "Afterwards: systemctl --user daemon-reload, and restart the service.",
+            ["leger render litellm --mode mount --register", "and tell legerd what litellm gets"],
+            ["leger render ./quadlets --mode env-file --diff --dry-run", "see what would be written"],
+            ["leger render", "all of your quadlets, in the modes that they or leger.json say"],
+            ["leger render --check", "exit status 2 if something would change"],
+            [
+              "leger render src --mode env-file --podman-version 4.9 --out units",
+              "for a podman without drop-ins",
             ],
-          })
-          .positional("quadlets", {
-            type: "string",
-            array: true,
-            default: [],
-            describe: "names, files or directories; none: all of yours",
-          })
-          .option("mode", MODE_OPTION)
-          .option("config", CONFIG_OPTION)
-          .option("diff", { type: "boolean", global: false, describe: "show what changes, as a diff" })
-          .option("dry-run", { type: "boolean", global: false, describe: "change nothing" })
-          .option("check", {
-            type: "boolean",
-            global: false,
-            describe: "change nothing; exit status 2 if something would change",
-          })
-          .option("force", {
-            type: "boolean",
-            global: false,
-            describe: "also where a file was edited by hand",
-          })
-          .option("register", {
-            type: "boolean",
-            global: false,
-            describe: "tell legerd, too, what services get",
-          })
-          .option("map", {
-            type: "string",
-            array: true,
-            requiresArg: true,
-            global: false,
-            describe: "NAME=SECRET: what --register takes a quadlet's NAME for; repeat it for more",
-          })
-          .option("out", {
-            type: "string",
-            requiresArg: true,
-            global: false,
-            describe: "write whole quadlets here: podman 4.4 to 4.9 has no drop-ins",
-          })
-          .option("template", {
-            type: "string",
-            requiresArg: true,
-            global: false,
-            describe: "make a quadlet of FILE.container.njk and the keys of --config",
-          })
-          .option("podman", PODMAN_OPTION)
-          .option("podman-version", VERSION_OPTION)
-          .option("json", JSON_OPTION)
-          .command(
-            "explain <quadlet>",
-            "say what the modes mean for a quadlet's secrets",
-            (below) =>
-              parsing
-                .describe(below, {
-                  words: "render explain",
-                  examples: [
-                    ["leger render explain litellm", "as it is now"],
-                    ["leger render explain litellm --mode mount", "as it would be"],
-                  ],
-                })
-                .positional("quadlet", {
-                  type: "string",
-                  demandOption: true,
-                  describe: "its name, or its file",
-                })
-                .option("mode", MODE_OPTION)
-                .option("config", CONFIG_OPTION)
-                .option("podman", PODMAN_OPTION)
-                .option("podman-version", VERSION_OPTION)
-                .option("json", JSON_OPTION),
-            (args) => parsing.choose((cli) => explain(cli, args)),
-          )
-          .command(
-            "lint [quadlets..]",
-            "look for what is wrong in quadlets",
-            (below) =>
-              parsing
-                .describe(below, {
-                  words: "render lint",
-                  examples: [
-                    ["leger render lint", "all of yours"],
-                    ["leger render lint ./quadlets --podman-version 5.4 --json", "for programs"],
-                  ],
-                  notes: [
-                    "Keys that were pasted into a quadlet are found by their look; none is ever printed.",
-                    "Where leger.json declares secrets, every Secret= has to name one of them.",
-                    "Exit status 2 when something was found.",
-                  ],
-                })
-                .positional("quadlets", {
-                  type: "string",
-                  array: true,
-                  default: [],
-                  describe: "names, files or directories; none: all of yours",
-                })
-                .option("config", CONFIG_OPTION)
-                .option("podman-version", {
-                  type: "string",
-                  requiresArg: true,
-                  global: false,
-                  describe: "of the podman that is to read it; none: any",
-                })
-                .option("json", JSON_OPTION),
-            (args) => parsing.choose((cli) => lintAll(cli, args)),
-          ),
-      (args) => parsing.choose((cli) => render(cli, args)),
-    )
-    .command(
-      "modes",
-      "show the ways of injection and what they cost",
-      (command) =>
-        parsing
-          .describe(command, {
-            words: "modes",
-            examples: [["leger modes", "a table to choose from"]],
-            notes: ["docs/modes.md says more."],
-          })
-          .option("json", JSON_OPTION),
-      (args) => parsing.choose((cli) => modes(cli, args)),
-    );
+          ],
+          notes: [
+            "It writes NAME.container.d/50-leger.conf beside a quadlet, and nothing else. --mode driver takes it away.",
+            "A mode is what --mode says, else leger.json, else Mode= below [X-Leger] in the quadlet; else it stays.",
+            "Afterwards: systemctl --user daemon-reload, and restart the service.",
+          ],
+        })
+        .positional("quadlets", {
+          type: "string",
+          array: true,
+          default: [],
+          describe: "names, files or directories; none: all of yours",
+        })
+        .option("mode", MODE_OPTION)
+        .option("config", CONFIG_OPTION)
+        .option("diff", { type: "boolean", global: false, describe: "show what changes, as a diff" })
+        .option("dry-run", { type: "boolean", global: false, describe: "change nothing" })
+        .option("check", {
+          type: "boolean",
+          global: false,
+          describe: "change nothing; exit status 2 if something would change",
+        })
+        .option("force", {
+          type: "boolean",
+          global: false,
+          describe: "also where a file was edited by hand",
+        })
+        .option("register", {
+          type: "boolean",
+          global: false,
+          describe: "tell legerd, too, what services get",
+        })
+        .option("map", {
+          type: "string",
+          array: true,
+          requiresArg: true,
+          global: false,
+          describe: "NAME=SECRET: what --register takes a quadlet's NAME for; repeat it for more",
+        })
+        .option("out", {
+          type: "string",
+          requiresArg: true,
+          global: false,
+          describe: "write whole quadlets here: podman 4.4 to 4.9 has no drop-ins",
+        })
+        .option("template", {
+          type: "string",
+          requiresArg: true,
+          global: false,
+          describe: "make a quadlet of FILE.container.njk and the keys of --config",
+        })
+        .option("podman", PODMAN_OPTION)
+        .option("podman-version", VERSION_OPTION)
+        .option("json", JSON_OPTION)
+        .command(
+          "explain <quadlet>",
+          "say what the modes mean for a quadlet's secrets",
+          (below) =>
+            parsing
+              .describe(below, {
+                words: "render explain",
+                examples: [
+                  ["leger render explain litellm", "as it is now"],
+                  ["leger render explain litellm --mode mount", "as it would be"],
+                ],
+              })
+              .positional("quadlet", {
+                type: "string",
+                demandOption: true,
+                describe: "its name, or its file",
+              })
+              .option("mode", MODE_OPTION)
+              .option("config", CONFIG_OPTION)
+              .option("podman", PODMAN_OPTION)
+              .option("podman-version", VERSION_OPTION)
+              .option("json", JSON_OPTION),
+          (args) => parsing.choose((cli) => explain(cli, args)),
+        )
+        .command(
+          "lint [quadlets..]",
+          "look for what is wrong in quadlets",
+          (below) =>
+            parsing
+              .describe(below, {
+                words: "render lint",
+                examples: [
+                  ["leger render lint", "all of yours"],
+                  ["leger render lint ./quadlets --podman-version 5.4 --json", "for programs"],
+                ],
+                notes: [
+                  "Keys that were pasted into a quadlet are found by their look; none is ever printed.",
+                  "Where leger.json declares secrets, every Secret= has to name one of them.",
+                  "Exit status 2 when something was found.",
+                ],
+              })
+              .positional("quadlets", {
+                type: "string",
+                array: true,
+                default: [],
+                describe: "names, files or directories; none: all of yours",
+              })
+              .option("config", CONFIG_OPTION)
+              .option("podman-version", {
+                type: "string",
+                requiresArg: true,
+                global: false,
+                describe: "of the podman that is to read it; none: any",
+              })
+              .option("json", JSON_OPTION),
+          (args) => parsing.choose((cli) => lintAll(cli, args)),
+        ),
+    (args) => parsing.choose((cli) => render(cli, args)),
+  );
+}
+
+export function addModes(
+  leger: Argv<SettingsFlags>,
+  [usage, about]: Heading,
+  parsing: Parsing,
+): Argv<SettingsFlags> {
+  return leger.command(
+    usage,
+    about,
+    (command) =>
+      parsing
+        .describe(command, {
+          words: "modes",
+          examples: [["leger modes", "a table to choose from"]],
+          notes: ["docs/modes.md says more."],
+        })
+        .option("json", JSON_OPTION),
+    (args) => parsing.choose((cli) => modes(cli, args)),
+  );
 }
 
 /** A quadlet may be called nearly as a command below, `mint` or `lint@`: that is no slip of the pen. */

@@ -8,6 +8,7 @@ import { runtimePlaces } from "../core/paths.ts";
 import { factsOf } from "../residue/processes.ts";
 import { Residue, weigh, type Finding, type Known, type Report, type Trace } from "../residue/residue.ts";
 import { MIN_VALUE_BYTES, type Form } from "../residue/forms.ts";
+import type { Heading } from "./commands.ts";
 import type { Daemon } from "./daemon.ts";
 import { checkSwap } from "./doctor-machine.ts";
 import { shortName } from "./names.ts";
@@ -17,10 +18,14 @@ import type { SettingsFlags } from "./settings.ts";
 import { count } from "./terminal.ts";
 import { systemPath, type CliWorld } from "./world.ts";
 
-export function addResidue(leger: Argv<SettingsFlags>, parsing: Parsing): Argv<SettingsFlags> {
+export function addResidue(
+  leger: Argv<SettingsFlags>,
+  [usage, about]: Heading,
+  parsing: Parsing,
+): Argv<SettingsFlags> {
   return leger.command(
-    "residue [paths..]",
-    "find secrets that lie about in the clear",
+    usage,
+    about,
     (command) =>
       parsing
         .describe(command, {

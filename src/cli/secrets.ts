@@ -3,6 +3,7 @@ import type { Argv } from "yargs";
 import { LegerError } from "../core/error.ts";
 import { Secret } from "../core/secret.ts";
 import type { SecretInfo } from "../setec/protocol.ts";
+import type { Heading } from "./commands.ts";
 import type { Daemon } from "./daemon.ts";
 import { fullName, nameToType, shortName } from "./names.ts";
 import { versionNumber, type Cli, type Parsing } from "./parsing.ts";
@@ -13,8 +14,12 @@ import { readValue } from "./value.ts";
 
 type Named = { name: string; exact?: boolean | undefined };
 
-export function addSecrets(leger: Argv<SettingsFlags>, parsing: Parsing): Argv<SettingsFlags> {
-  return leger.command("secrets", "keep, read and rotate secrets", (group) =>
+export function addSecrets(
+  leger: Argv<SettingsFlags>,
+  [usage, about]: Heading,
+  parsing: Parsing,
+): Argv<SettingsFlags> {
+  return leger.command(usage, about, (group) =>
     parsing
       .describe(group, {
         words: "secrets",
@@ -182,8 +187,12 @@ export function addSecrets(leger: Argv<SettingsFlags>, parsing: Parsing): Argv<S
 }
 
 /** Podman's side of the hot path, for the sake of --help. */
-export function addDriver(leger: Argv<SettingsFlags>, parsing: Parsing): Argv<SettingsFlags> {
-  return leger.command("driver", "answer podman (for podman to call, not for you)", (group) =>
+export function addDriver(
+  leger: Argv<SettingsFlags>,
+  [usage, about]: Heading,
+  parsing: Parsing,
+): Argv<SettingsFlags> {
+  return leger.command(usage, about, (group) =>
     ["list", "lookup", "store", "delete"].reduce(
       (commands, verb) =>
         commands.command(

@@ -2,6 +2,7 @@
 import type { Argv } from "yargs";
 import { LegerError } from "../core/error.ts";
 import { isServiceName, SERVICE_NAME_RULE } from "../core/service.ts";
+import type { Heading } from "./commands.ts";
 import type { Daemon } from "./daemon.ts";
 import { fullName, nameToType, shortName } from "./names.ts";
 import type { Cli, Parsing } from "./parsing.ts";
@@ -11,8 +12,12 @@ import { count } from "./terminal.ts";
 
 type Reporting = { json?: boolean | undefined };
 
-export function addServices(leger: Argv<SettingsFlags>, parsing: Parsing): Argv<SettingsFlags> {
-  return leger.command("services", "say which secrets a service gets", (group) =>
+export function addServices(
+  leger: Argv<SettingsFlags>,
+  [usage, about]: Heading,
+  parsing: Parsing,
+): Argv<SettingsFlags> {
+  return leger.command(usage, about, (group) =>
     parsing
       .describe(group, {
         words: "services",

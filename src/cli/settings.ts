@@ -1,8 +1,8 @@
 /** settings — which namespace and which legerd: flags first, then the environment, the configuration, the default. */
 import { join, resolve } from "node:path";
-import { z } from "zod";
 import { LegerError } from "../core/error.ts";
 import { homeDirectory, runtimePlaces } from "../core/paths.ts";
+import type { Config } from "./config.ts";
 import { readJsonFile } from "./json-file.ts";
 import type { CliWorld } from "./world.ts";
 
@@ -20,9 +20,9 @@ export type Settings = {
 export type SettingsFlags = { namespace?: string | undefined; socket?: string | undefined };
 
 /** Throws CONFIG for a configuration that cannot be used, USAGE for a flag that cannot. */
-export function settingsOf(world: CliWorld, flags: SettingsFlags): Settings {
+export async function settingsOf(world: CliWorld, flags: SettingsFlags): Promise<Settings> {
   const configFile = configFileOf(world);
-  const config = configFile === undefined ? {} : readConfig(configFile);
+  const config = configFile === undefined ? {} : await readConfig(configFile);
   const namespace =
     checked(flags.namespace, "USAGE", "--namespace") ??
     checked(world.env["LEGER_NAMESPACE"], "CONFIG", "LEGER_NAMESPACE") ??
@@ -34,13 +34,8 @@ export function settingsOf(world: CliWorld, flags: SettingsFlags): Settings {
   return { namespace, namespaceIsForThisRun, socket, socketWasNamed: named !== undefined, configFile };
 }
 
-const NAMESPACE = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$/;
-
-/** config.json. No socket in it: Podman's driver has no HOME to read it by, and would ask another legerd than we do. */
-export const Config = z.strictObject({
-  $schema: z.string().optional(),
-  namespace: z.string().regex(NAMESPACE, "must be letters, digits and . _ -").optional(),
-});
+/** What a namespace may be. */
+export const NAMESPACE = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$/;
 
 /** Without HOME there may be none; the flags and the environment still say enough. */
 function configFileOf(world: CliWorld): string | undefined {
@@ -53,20 +48,14 @@ function configFileOf(world: CliWorld): string | undefined {
   }
 }
 
-function readConfig(file: string): z.infer<typeof Config> {
+async function readConfig(file: string): Promise<Config> {
   const json = readJsonFile(file, EXAMPLE);
-  if (json === undefined) return {};
-  const parsed = Config.safeParse(json);
-  if (parsed.success) return parsed.data;
-  const faults = parsed.error.issues.map(({ code, path, message, ...issue }) =>
-    code === "unrecognized_keys" && "keys" in issue
-      ? `unknown key ${issue.keys.map((key) => JSON.stringify(key)).join(", ")}`
-      : `${path.map(String).join(".") || "the file"}: ${message.toLowerCase()}`,
-  );
-  throw new LegerError("CONFIG", `${file}: ${faults.join("; ")}`, { hints: [EXAMPLE] });
+  // Loaded when there is something to check: zod takes longer than all else here.
+  return json === undefined ? {} : (await import("./config.ts")).parseConfig(file, json);
 }
 
-const EXAMPLE = 'it reads {"namespace": "local"}';
+/** What a configuration that cannot be used is told. */
+export const EXAMPLE = 'it reads {"namespace": "local"}';
 
 function checked(text: string | undefined, code: "USAGE" | "CONFIG", from: string): string | undefined {
   if (given(text) === undefined) return undefined;

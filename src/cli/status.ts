@@ -1,14 +1,19 @@
 /** status — the command that says whether legerd is there, and where everything lies. */
 import type { Argv } from "yargs";
 import { LegerError } from "../core/error.ts";
+import type { Heading } from "./commands.ts";
 import { connect } from "./daemon.ts";
 import type { Cli, Parsing } from "./parsing.ts";
 import type { SettingsFlags } from "./settings.ts";
 
-export function addStatus(leger: Argv<SettingsFlags>, parsing: Parsing): Argv<SettingsFlags> {
+export function addStatus(
+  leger: Argv<SettingsFlags>,
+  [usage, about]: Heading,
+  parsing: Parsing,
+): Argv<SettingsFlags> {
   return leger.command(
-    "status",
-    "is legerd there, and where does everything lie?",
+    usage,
+    about,
     (command) =>
       parsing
         .describe(command, {

@@ -20,7 +20,6 @@ export class Terminal {
     this.#world = world;
     // Without a listener a closed pipe would end the process; `write` learns of it by its callback.
     world.stdout.on("error", ignore);
-    world.stderr.on("error", ignore);
   }
 
   /** Data, as it is. Throws ReaderGone, and IO for a full disk behind a redirection. */
@@ -83,7 +82,9 @@ export class Terminal {
   }
 
   #speak(text: string): void {
-    this.#world.stderr.write(text);
+    const { stderr } = this.#world;
+    if (stderr.listenerCount("error") === 0) stderr.on("error", ignore);
+    stderr.write(text);
   }
 }
 

@@ -1,6 +1,7 @@
 /** token — the commands about tokens, by which somebody comes in at a door on TCP. */
 import type { Argv } from "yargs";
 import { LegerError } from "../core/error.ts";
+import type { Heading } from "./commands.ts";
 import type { Daemon } from "./daemon.ts";
 import { GRANT_OPTION, parseGrant } from "./grant-option.ts";
 import type { Cli, Parsing } from "./parsing.ts";
@@ -8,8 +9,12 @@ import type { SettingsFlags } from "./settings.ts";
 
 const JSON_OPTION = { type: "boolean", describe: "report as JSON on standard output" } as const;
 
-export function addToken(leger: Argv<SettingsFlags>, parsing: Parsing): Argv<SettingsFlags> {
-  return leger.command("token", "let somebody in at a door on TCP", (group) =>
+export function addToken(
+  leger: Argv<SettingsFlags>,
+  [usage, about]: Heading,
+  parsing: Parsing,
+): Argv<SettingsFlags> {
+  return leger.command(usage, about, (group) =>
     parsing
       .describe(group, {
         words: "token",
