@@ -57,10 +57,7 @@ export function createDoorServer(needs: ServerNeeds): http.Server {
   }
   // Go says "continue" only once it wants the body, and knows no other expectation.
   server.on("checkContinue", answer);
-  server.on("checkExpectation", (request, response) => {
-    if (request.headers.expect === "") answer(request, response);
-    else send(response, { status: 417, headers: {}, body: "" });
-  });
+  server.on("checkExpectation", answer);
   server.on("connect", (request, socket) => {
     // Node lets go of it here, and would end the process for a client that does not wait for the answer.
     socket.on("error", () => socket.destroy());
@@ -68,7 +65,7 @@ export function createDoorServer(needs: ServerNeeds): http.Server {
       end(socket, refuse(refusals.accessDenied));
       return;
     }
-    const resolved = lookAt(needs.caller, request.method ?? "", request.url ?? "");
+    const resolved = lookAtHead(needs.caller, request);
     end(socket, "match" in resolved ? refuse(refusals.onlyPost) : resolved);
   });
   server.on("clientError", (error, socket) => {
@@ -107,7 +104,7 @@ async function route(
   response: http.ServerResponse,
 ): Promise<Answer> {
   const method = request.method ?? "";
-  const headers = readHeaders(request);
+  const headers = readHead(request);
   if ("status" in headers) return headers;
   const caller = needs.gate === undefined ? needs.caller : await needs.gate(request, headers);
   if ("status" in caller) return caller;
@@ -157,6 +154,17 @@ function refuseFailure(needs: ServerNeeds, matched: Route, error: unknown): Answ
 
 type Match = { match: Route; name: string; search: string };
 
+/** A request without its body, as Node has it. */
+type Head = Pick<
+  http.IncomingMessage,
+  "method" | "url" | "httpVersionMajor" | "httpVersionMinor" | "rawHeaders"
+>;
+
+function lookAtHead(caller: Caller, head: Head): Answer | Match {
+  const headers = readHead(head);
+  return "status" in headers ? headers : lookAt(caller, head.method ?? "", head.url ?? "");
+}
+
 /** The route for a request line, or all that there is to say to it. */
 function lookAt(caller: Caller, method: string, target: string): Answer | Match {
   const exact = EXACT.get(`${method} ${target}`);
@@ -189,11 +197,13 @@ const EXACT: ReadonlyMap<string, Match> = new Map(
 /** Headers by lower-case name. Of a repeated one only the first counts, as in Go. */
 type Headers = ReadonlyMap<string, string>;
 
-/** Reads the headers; refuses what Node's parser lets pass and Go's doesn't. */
-function readHeaders(request: http.IncomingMessage): Headers | Answer {
-  if (request.httpVersionMajor !== 1) return UNKNOWN_VERSION;
+/** Reads the headers; refuses what Node's parser lets pass and Go's doesn't, in Go's order, whatever the method and the route. */
+function readHead(head: Head): Headers | Answer {
+  const { method = "", url = "" } = head;
+  if (!EXACT.has(`${method} ${url}`) && readTarget(method, url) === undefined) return MALFORMED;
+  if (head.httpVersionMajor !== 1) return UNKNOWN_VERSION;
   // Node joins or drops repeats, but keeps the raw list.
-  const raw = request.rawHeaders;
+  const raw = head.rawHeaders;
   const headers = new Map<string, string>();
   for (let at = 0; at < raw.length; at += 2) {
     const name = raw[at]?.toLowerCase() ?? "";
@@ -205,8 +215,10 @@ function readHeaders(request: http.IncomingMessage): Headers | Answer {
     if (!repeated) headers.set(name, value);
   }
   const host = headers.get("host");
-  if (host === undefined) return request.httpVersionMinor === 0 ? headers : NO_HOST;
-  return VALID_HOST.test(host) ? headers : BAD_HOST;
+  if (host === undefined && head.httpVersionMinor > 0 && method !== "CONNECT") return NO_HOST;
+  if (host !== undefined && !VALID_HOST.test(host)) return BAD_HOST;
+  const expected = headers.get("expect")?.toLowerCase() ?? "";
+  return expected === "" || expected === "100-continue" ? headers : UNKNOWN_EXPECTATION;
 }
 
 /** golang.org/x/net/http/httpguts ValidHostHeader: characters only, no grammar. */
@@ -219,6 +231,7 @@ const BAD_HOST = malformed(400, "400 Bad Request: malformed Host header");
 const HEAD_TOO_LARGE = malformed(431, "431 Request Header Fields Too Large");
 const UNKNOWN_ENCODING = malformed(501, "Unsupported transfer encoding");
 const UNKNOWN_VERSION = malformed(505, "505 HTTP Version Not Supported: unsupported protocol version");
+const UNKNOWN_EXPECTATION: Answer = { status: 417, headers: {}, body: "" };
 const TOO_SLOW = malformed(408, "408 Request Timeout");
 
 /** Go's own words, before any handler of setec's; the connection ends with them. */
@@ -324,10 +337,10 @@ function answerUnparsable(
     socket.destroy();
     return;
   }
-  const line = error.rawPacket?.subarray(0, MAX_LINE_BYTES).toString("latin1").split("\r\n", 1)[0] ?? "";
+  const head = error.rawPacket?.subarray(0, MAX_HEAD_BYTES).toString("latin1").split("\r\n\r\n", 1)[0] ?? "";
   // Further on in the packet, it is about the headers, the body or a request after this one.
-  const inLine = (error.bytesParsed ?? 0) <= line.length;
-  end(socket, (inLine ? answerLine(needs, line) : undefined) ?? answerFault(error.code));
+  const inLine = (error.bytesParsed ?? 0) <= (head.split("\r\n", 1)[0] ?? "").length;
+  end(socket, (inLine ? answerHead(needs, head) : undefined) ?? answerFault(error.code));
 }
 
 /** The line and the headers were good; setec's decoder stumbles over such a body. */
@@ -345,15 +358,26 @@ function answerBrokenBody(
   end(socket, "match" in resolved ? refuse(refusals.badRequest) : resolved);
 }
 
-const MAX_LINE_BYTES = 8 * 1024;
+const MAX_HEAD_BYTES = 8 * 1024;
 
-function answerLine(needs: ServerNeeds, line: string): Answer | undefined {
-  const [, method, target, major] = /^([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([^ ]*) HTTP\/(\d)\.\d$/.exec(line) ?? [];
-  if (method === undefined || target === undefined) return undefined;
+function answerHead(needs: ServerNeeds, head: string): Answer | undefined {
+  const [line = "", ...fields] = head.split("\r\n");
+  const [, method, url, major, minor] =
+    /^([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([^ ]*) HTTP\/(\d)\.(\d)$/.exec(line) ?? [];
+  if (method === undefined || url === undefined) return undefined;
   if (major !== "1") return UNKNOWN_VERSION;
   // At a door on TCP nothing is said before who asks is known.
   if (needs.gate !== undefined) return undefined;
-  const resolved = lookAt(needs.caller, method, target);
+  const resolved = lookAtHead(needs.caller, {
+    method,
+    url,
+    httpVersionMajor: Number(major),
+    httpVersionMinor: Number(minor),
+    rawHeaders: fields.flatMap((field) => {
+      const [name = "", ...value] = field.split(":");
+      return [name, value.join(":").trim()];
+    }),
+  });
   // A route of ours needs the headers and the body, which are lost.
   if ("match" in resolved) return undefined;
   return method === "HEAD" ? { ...resolved, body: "" } : resolved;
