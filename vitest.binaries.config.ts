@@ -6,7 +6,7 @@ const report = process.env["LEGER_TEST_REPORT"];
 export default defineConfig({
   test: {
     // Not here: who only reads this file, as knip does, needs no programs.
-    globalSetup: "test/binaries/setup.ts",
+    globalSetup: ["test/setup.ts", "test/binaries/setup.ts"],
     // What is theirs alone, and what the source has to do as well.
     include: [
       "test/binaries/**/*.test.ts",

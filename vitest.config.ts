@@ -11,6 +11,7 @@ process.env["NODE_COMPILE_CACHE"] ??= fileURLToPath(
 
 export default defineConfig({
   test: {
+    globalSetup: "test/setup.ts",
     include: ["test/**/*.test.ts"],
     // They want root and a machine of their own, and compiled programs: npm run test:system, npm run test:binaries.
     exclude: ["test/system/**", "test/binaries/**"],

@@ -24,7 +24,7 @@ type Call = Omit<DriverCall, "runtimeDir"> & { daemon: { runtimeDir: string } };
 
 let opened: PodmanDriver | undefined;
 
-/** One for all test files of a worker. */
+/** One for all test files of a worker; its directory goes with the run's. */
 export function podmanDriver(): PodmanDriver {
   if (opened === undefined) {
     opened = openPodmanDriver();
@@ -142,6 +142,3 @@ export async function startFakeLegerd(onRequest: (socket: Socket) => void): Prom
     },
   };
 }
-
-// Not after each file: a worker runs several, and loads this once.
-process.on("exit", () => opened?.[Symbol.dispose]());
