@@ -3,6 +3,7 @@ import { lstatSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import type { Argv } from "yargs";
 import { LegerError } from "../core/error.ts";
+import { runtimePlaces } from "../core/paths.ts";
 import { credentialFile, credentialSet, CREDENTIALS } from "../core/service.ts";
 import { readUnit, searchPath } from "../render/source.ts";
 import type { Heading } from "./commands.ts";
@@ -49,8 +50,8 @@ async function explain(
   const { name, variables } = await daemon.service(service);
   const served = await daemon.credentials(name);
   const users = usersOf(world, name);
-  const problems = problemsOf(served, settings);
-  const isServed = canServe(served, users) && problems.every(({ kind }) => kind !== "removed");
+  const problems = problemsOf(world, served, settings);
+  const isServed = canServe(served, users) && problems.every(({ kind }) => !ASTRAY.has(kind));
   const status = isServed ? 0 : new LegerError("DIFFERENT", "").exitStatus;
   const { set, files } = served;
   if (json === true) {
@@ -89,6 +90,9 @@ const STATES: ReadonlyMap<string, string> = new Map([
   ["unfit", "not for an env file"],
 ]);
 
+/** legerd gives it, and no unit would get it. */
+const ASTRAY: ReadonlySet<string> = new Set(["removed", "elsewhere"]);
+
 type ServiceUser = {
   /** The quadlet, or the drop-in of one. */
   file: string;
@@ -117,7 +121,7 @@ export function canServe({ set, files }: ServedService, users: readonly ServiceU
 }
 
 /** What is in the way, with what to type. */
-function problemsOf(served: ServedService, settings: Settings): ServedService["problems"] {
+function problemsOf(world: CliWorld, served: ServedService, settings: Settings): ServedService["problems"] {
   const problems = served.problems.map((problem) => {
     const { kind, secret } = problem;
     if (secret === undefined || (kind !== "missing" && kind !== "empty")) return problem;
@@ -125,6 +129,12 @@ function problemsOf(served: ServedService, settings: Settings): ServedService["p
     return { ...problem, hints: [`leger secrets set ${nameToType(secret, settings)}${activate}`] };
   });
   const { set } = served;
+  const expected = join(runtimePlaces(world).directory, CREDENTIALS, credentialSet(served.name));
+  if (set.path !== undefined && set.path !== expected) {
+    const what = `units look for it at ${expected}, and legerd has it at ${set.path}`;
+    const hint = `let ${runtimePlaces(world).socket} be legerd's first door without grants`;
+    return [...problems, { kind: "elsewhere", what, hints: [hint] }];
+  }
   if (!set.there || set.path === undefined || isSocket(set.path)) return problems;
   const what = `${set.path} was removed by somebody`;
   return [...problems, { kind: "removed", what, hints: ["restart legerd, which makes it anew"] }];

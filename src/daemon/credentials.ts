@@ -57,6 +57,7 @@ export class Credentials {
   /** The services of each secret. */
   readonly #users = new Map<string, Set<string>>();
 
+  /** CONFIG for a door in the directory of the sockets, where legerd removes what it finds. */
   constructor({ doors, store, audit, log, dropAfterMs = DROP_AFTER_MS }: CredentialsOptions) {
     this.#store = store;
     this.#audit = audit;
@@ -65,7 +66,13 @@ export class Credentials {
     // Whoever may connect beside it may have everything; a door with grants must not come by more this way.
     const door = doors.find(({ grants, principal }) => grants === undefined && principal !== "");
     this.#principal = door?.principal ?? "";
-    this.#directory = door === undefined ? undefined : path.join(path.dirname(door.unix), CREDENTIALS);
+    this.#directory = door === undefined ? undefined : path.resolve(path.dirname(door.unix), CREDENTIALS);
+    const inside = doors.find(({ unix }) => path.resolve(unix).startsWith(`${this.#directory}/`));
+    if (inside !== undefined) {
+      throw new LegerError("CONFIG", `door ${inside.unix} is where credential sockets are`, {
+        hints: [`choose another directory for it than ${this.#directory}`],
+      });
+    }
   }
 
   /** Where the sockets are; undefined where there are none. */
@@ -321,11 +328,20 @@ function unavailable(what: string, hint: string): Problem {
   return { kind: "unavailable", what, hints: [hint] };
 }
 
-/** Ours, closed to others, and empty: sockets of a legerd that was killed answer nobody, and a file would be read as it is. */
+/**
+ * Ours, closed to others, and empty of sockets of a legerd that was killed, which answer nobody. Anything else is somebody's, and
+ * stays: CONFIG.
+ */
 function prepareDirectory(directory: string): void {
   using _ = openPrivateDirectory(directory, { euid: process.geteuid?.() ?? 0, create: true });
   fs.chmodSync(directory, 0o700);
-  for (const name of fs.readdirSync(directory)) {
+  const entries = fs.readdirSync(directory, { recursive: true, withFileTypes: true });
+  const foreign = entries.find((entry) => !entry.isSocket() && !entry.isDirectory());
+  if (foreign !== undefined) {
+    const file = path.join(foreign.parentPath, foreign.name);
+    throw new LegerError("CONFIG", `${file} is none of legerd's: move it away, then restart legerd`);
+  }
+  for (const { name } of entries.filter(({ parentPath }) => parentPath === directory)) {
     fs.rmSync(path.join(directory, name), { recursive: true, force: true });
   }
 }

@@ -109,6 +109,15 @@ describe("leger explain", () => {
     expect(stdout).toContain("web.env was removed by somebody\n  -> restart legerd");
   });
 
+  test("notices sockets where no unit looks for them", async () => {
+    await put(TOKEN, "x");
+    const { status, stdout } = await leger(daemon, ["explain", "web"], {
+      env: { XDG_RUNTIME_DIR: `${daemon.base}/elsewhere` },
+    });
+    expect(status).toBe(2);
+    expect(stdout).toContain(`units look for it at ${daemon.base}/elsewhere/leger/cred/web.env`);
+  });
+
   test("of a service that isn't there ends with 66", async () => {
     const failed = await run("explain", "nope");
     expect(failed.status).toBe(66);

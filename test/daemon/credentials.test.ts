@@ -198,7 +198,7 @@ async function until(condition: () => boolean): Promise<void> {
   while (!condition()) await new Promise((resolve) => setImmediate(resolve));
 }
 
-test("after kill -9 the next legerd replaces what was left, and what is none of its sockets is gone", async () => {
+test("after kill -9 the next legerd replaces what was left", async () => {
   using places = makePlaces();
   const top = directory(places);
   {
@@ -206,16 +206,12 @@ test("after kill -9 the next legerd replaces what was left, and what is none of 
     await using client = new SetecClient({ socketPath: places.socket });
     await client.put(A, secret("a"));
     await define(places.socket, "web", { ONE: A });
-    await define(places.socket, "gone", { ONE: A });
-    await sendRaw(places.socket, { method: "DELETE", path: "/v1/services/gone" });
     process.kill(first.pid, "SIGKILL");
     await first.exited;
   }
   await expect(set(places, "web")).rejects.toThrow("ECONNREFUSED");
-  // systemd would read a file as it is.
-  fs.writeFileSync(path.join(top, "gone.env"), "ONE=stale\n");
   fs.mkdirSync(path.join(top, "gone"));
-  fs.writeFileSync(path.join(top, "gone/ONE"), "stale");
+  fs.renameSync(path.join(top, "web/ONE"), path.join(top, "gone/ONE"));
   await using second = await spawnLegerd(places);
   // "ready" comes after the sockets.
   expect(there(places)).toEqual(["web.env", "web/", "web/ONE"]);
@@ -297,12 +293,35 @@ test("credential sockets lie beside the first door that may have everything; wit
   expect(there({ socket: `${daemon.runtimeDir}/guest/legerd.sock` })).toEqual([]);
 });
 
-test("where the directory cannot be had, legerd says so and does all else", async () => {
+test("a door in the directory of the sockets is refused", async () => {
+  using places = makePlaces();
+  const inside = path.join(directory(places), "legerd.sock");
+  const door = { mode: 0o600, principal: "owner", grants: undefined };
+  const doors = () => [
+    { unix: places.socket, ...door },
+    { unix: inside, ...door },
+  ];
+  await expect(startTestLegerd({}, { places, doors })).rejects.toThrow(/is where credential sockets are/);
+});
+
+test.for([
+  ["is a file", (top: string) => fs.writeFileSync(top, "a file")],
+  [
+    "holds somebody's files, which stay",
+    (top: string) => {
+      fs.mkdirSync(path.join(top, "web"), { recursive: true, mode: 0o700 });
+      fs.writeFileSync(path.join(top, "web/ONE"), "somebody's");
+    },
+  ],
+] as const)("where the directory %s, legerd says so and does all else", async ([, plant]) => {
   using places = makePlaces();
   fs.mkdirSync(path.dirname(places.socket), { mode: 0o700 });
-  fs.writeFileSync(directory(places), "a file");
-  await using daemon = await startTestLegerd({ [A]: "a" }, { places });
-  await define(daemon.socket, "web", { ONE: A });
-  expect(daemon.log).toContainEqual(expect.stringContaining("warning: no credential sockets: "));
-  expect((await daemon.client.get(A)).version).toBe(1);
+  plant(directory(places));
+  {
+    await using daemon = await startTestLegerd({ [A]: "a" }, { places });
+    await define(daemon.socket, "web", { ONE: A });
+    expect(daemon.log).toContainEqual(expect.stringContaining("warning: no credential sockets: "));
+    expect((await daemon.client.get(A)).version).toBe(1);
+  }
+  expect(fs.statSync(directory(places)).isFile() || fs.existsSync(`${directory(places)}/web/ONE`)).toBe(true);
 });
