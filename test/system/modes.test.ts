@@ -35,16 +35,6 @@ describe.skipIf(!machine.can("quadlet drop-ins")).for(["user", "root"] as const)
       await owner.systemctl("daemon-reload");
     }
 
-    /** Until legerd has its sockets, files stand in their place: systemd reads a path of either kind. */
-    async function standIn(values: Readonly<Record<string, string>>, { end = "# leger: end of set\n" } = {}) {
-      const directory = `${runtimeDir}/leger/cred`;
-      const lines = Object.entries(VARIABLES).map(([name, secret]) => `${name}=${values[secret]}\n`);
-      await machine.write(account, `${directory}/web.env`, lines.join("") + end, { mode: "600" });
-      for (const [name, secret] of Object.entries(VARIABLES)) {
-        await machine.write(account, `${directory}/web/${name}`, values[secret] ?? "", { mode: "600" });
-      }
-    }
-
     async function variables(): Promise<Record<string, string>> {
       const found = await owner.environment("web");
       const names = Object.keys(VARIABLES).filter((name) => found.has(name));
@@ -56,13 +46,11 @@ describe.skipIf(!machine.can("quadlet drop-ins")).for(["user", "root"] as const)
       async (mode) => {
         await owner.define({ name: "web", secrets: SECRETS });
         const before = await owner.text(`cat ${base}`);
-        await standIn(VALUES);
         await switchTo(mode);
         await owner.start("web.service");
         expect(await variables()).toEqual(wanted(VALUES));
         const rotated = { ...VALUES, openai_api_key: `sk-proj-2-${mode}` };
         await owner.set({ openai_api_key: rotated.openai_api_key });
-        await standIn(rotated);
         await owner.restart("web.service");
         expect(await variables()).toEqual(wanted(rotated));
         await owner.systemctl("stop web.service");
@@ -76,7 +64,6 @@ describe.skipIf(!machine.can("quadlet drop-ins")).for(["user", "root"] as const)
 
     test("mount: its program has files, and variables that say where; nothing of it is in podman's storage", async () => {
       await owner.define({ name: "web", secrets: SECRETS });
-      await standIn(VALUES);
       await switchTo("mount");
       await owner.start("web.service");
       const found = await owner.environment("web");
@@ -92,7 +79,6 @@ describe.skipIf(!machine.can("quadlet drop-ins")).for(["user", "root"] as const)
 
     test("entrypoint: nothing is in podman's storage, nor in podman inspect", async () => {
       await owner.define({ name: "web", secrets: SECRETS });
-      await standIn(VALUES);
       await switchTo("entrypoint");
       await owner.start("web.service");
       expect(await variables()).toEqual(wanted(VALUES));
@@ -116,13 +102,23 @@ describe.skipIf(!machine.can("quadlet drop-ins")).for(["user", "root"] as const)
 
     test("entrypoint: a set that was cut short starts no program, and says so", async () => {
       await owner.define({ name: "web", secrets: SECRETS });
-      await standIn(VALUES, { end: "" });
       await switchTo("entrypoint");
+      const socket = `${runtimeDir}/leger/cred/web.env`;
+      // What systemd gets of a legerd that is killed while it writes: a file stands in for that.
+      await owner.run(`rm ${socket}`);
+      await machine.write(account, socket, `OPENAI_API_KEY=${VALUES.openai_api_key}\nHF_TOK`, {
+        mode: "600",
+      });
       const after = await machine.now();
       await owner.systemctl("start web.service", { mayFail: true });
       await machine.waitFor("it says so", async () =>
         (await owner.journal("web.service", after)).includes("leger: /run/credentials/web.env is not whole"),
       );
+      await owner.systemctl("stop web.service");
+      // It makes its sockets anew, where nothing else is in their place.
+      await owner.run(`rm ${socket}`);
+      await owner.systemctl("restart legerd.service");
+      await owner.start("web.service");
       await owner.systemctl("stop web.service");
     });
 
@@ -137,7 +133,6 @@ describe.skipIf(!machine.can("quadlet drop-ins")).for(["user", "root"] as const)
         "Exec=stay",
       ];
       await machine.write(account, base, `${text.join("\n")}\n`);
-      await standIn(VALUES);
       if (account === "root") {
         const refused = await owner.run("leger render web --mode mount", { mayFail: true });
         expect(refused.status).toBe(65);
@@ -165,7 +160,6 @@ X`,
         (await owner.run("podman image exists localhost/args:1", { mayFail: true })).status === 0;
       expect(exists).toBe(true);
       await owner.define({ name: "web", secrets: SECRETS, image: "localhost/args:1", exec: "" });
-      await standIn(VALUES);
       await switchTo("entrypoint");
       const after = await machine.now();
       await owner.start("web.service");
@@ -205,24 +199,42 @@ X`,
       await owner.run(`rm -r ${template} ${template}.d`);
     });
 
-    test("a unit whose socket is missing fails at once, and is tried again until it is there", async () => {
-      await owner.run(`rm -rf ${runtimeDir}/leger/cred ${base}*`);
+    test("a unit whose secret is missing fails at once, is explained, and is tried again until the secret is there", async () => {
+      await owner.run(`rm -rf ${base}*`);
+      await owner.run("leger services delete web --yes");
       const text = [
         "[Container]",
         "ContainerName=web",
         "Image=localhost/bb:1",
         "PodmanArgs=--cgroups=disabled --network=none",
-        `Secret=${SECRETS[0]}`,
+        "Secret=groq_api_key,type=env,target=GROQ_API_KEY",
         "Exec=stay",
       ];
       await machine.write(account, base, `${text.join("\n")}\n`);
+      const before = await machine.now();
       await switchTo("credential");
       expect(await owner.text(`grep -c RestartSec=5s ${dropin}`)).toBe("1");
       expect((await owner.systemctl("start web.service", { mayFail: true })).status).not.toBe(0);
-      await standIn(VALUES);
+      expect(await owner.property("web.service", "Result")).toBe("exit-code");
+      expect(await owner.property("web.service", "ExecMainStatus")).toBe("243");
+      const explained = await owner.run("leger explain web", { mayFail: true });
+      expect(explained.status).toBe(2);
+      expect(explained.stdout).toContain("-> leger secrets set groq_api_key");
+      expect(explained.stdout).toContain(`${dropin} (set)`);
+      expect(await owner.journal("legerd.service", before)).toContain(
+        "warning: no credentials for service web: GROQ_API_KEY: there is no secret",
+      );
+      await owner.set({ groq_api_key: "gsk_1" });
       await machine.until(account, `${owner.places.systemd} is-active web.service`);
-      expect((await variables())["OPENAI_API_KEY"]).toBe(VALUES.openai_api_key);
+      const found = await owner.environment("web");
+      expect(Buffer.from(found.get("GROQ_API_KEY") ?? []).toString()).toBe("gsk_1");
       await owner.systemctl("stop web.service");
+      await owner.run("leger explain web");
+    });
+
+    test("the audit log says which service's socket gave which secret", async () => {
+      const lines = await owner.text("leger audit --secret groq_api_key --json");
+      expect(lines).toContain('"credential":"web.env"');
     });
   },
 );
