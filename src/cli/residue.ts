@@ -190,7 +190,7 @@ const MOST_UNREADABLE = 10;
 async function tell(cli: Cli, { report, known, denied, tooShort }: Outcome, args: Args): Promise<void> {
   const { terminal, world, settings } = cli;
   const { findings, unreadable, leftOut, files, bytes } = report;
-  const containerOf = containerNames();
+  const containerOf = containerNames(world);
   const label = ({ secret, version }: Named): string =>
     `${shortName(secret, settings.namespace)}${version === undefined ? "" : ` version ${version}`}`;
   for (const finding of findings.slice(0, MOST_PLACES)) {
@@ -277,6 +277,7 @@ const FORM_WORDS: Record<Form, string> = {
 function wordsOf({ form, within, offset, times }: Trace): string {
   const often = times === 1 ? "" : `, ${times} times`;
   if (within === "name") return `${FORM_WORDS[form]}, in its name`;
+  if (within === "database row") return `${FORM_WORDS[form]}, in the row that begins at byte ${offset}`;
   if (within === "compressed field")
     return `${FORM_WORDS[form]}, in the compressed field at byte ${offset}${often}`;
   return `${FORM_WORDS[form]}, at byte ${offset}${often}`;
@@ -285,7 +286,7 @@ function wordsOf({ form, within, offset, times }: Trace): string {
 function documentOf(cli: Cli, outcome: Outcome, args: Args): Record<string, unknown> {
   const { report, known, denied, tooShort } = outcome;
   const { world } = cli;
-  const containerOf = containerNames();
+  const containerOf = containerNames(world);
   const { level, text, hints, facts } = checkSwap(world);
   return {
     clean: report.findings.length === 0,
@@ -334,20 +335,28 @@ function sinceOf(world: CliWorld, { changedAt, process }: Finding): string | nul
 const Containers = z.array(z.object({ id: z.string(), names: z.array(z.string()).nullish() }));
 
 /** Names of Podman's containers, each storage read once. */
-function containerNames(): (storage: string, id: string) => string | undefined {
+function containerNames(world: CliWorld): (storage: string, id: string) => string | undefined {
+  const { account, runtimeDir } = runtimePlaces(world);
+  // Containers that go when they end (--rm, every quadlet's) stand in a list of their own, in memory.
+  const running =
+    account.kind === "user" ? join(runtimeDir, "containers") : systemPath(world, "/run/containers/storage");
   const known = new Map<string, ReadonlyMap<string, string>>();
   return (storage, id) => {
-    const names = known.get(storage) ?? namesIn(storage);
+    const lists = [
+      join(storage, "containers.json"),
+      join(running, "overlay-containers/volatile-containers.json"),
+    ];
+    const names = known.get(storage) ?? new Map(lists.flatMap((list) => namesIn(list)));
     known.set(storage, names);
     return names.get(id);
   };
 }
 
-function namesIn(storage: string): ReadonlyMap<string, string> {
+function namesIn(list: string): (readonly [id: string, name: string])[] {
   try {
-    const parsed = Containers.safeParse(JSON.parse(readFileSync(join(storage, "containers.json"), "utf8")));
-    return new Map(parsed.data?.map(({ id, names }) => [id, names?.[0] ?? id.slice(0, 12)]));
+    const parsed = Containers.safeParse(JSON.parse(readFileSync(list, "utf8")));
+    return parsed.data?.map(({ id, names }) => [id, names?.[0] ?? id.slice(0, 12)] as const) ?? [];
   } catch {
-    return new Map();
+    return [];
   }
 }

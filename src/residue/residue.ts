@@ -8,6 +8,7 @@ import { compressedFields, isJournal } from "./journal.ts";
 import { processFiles } from "./processes.ts";
 import { Scanner, type Found } from "./scan.ts";
 import { Search, type Pattern } from "./search.ts";
+import { isDatabase, longRows } from "./sqlite.ts";
 import { walk, Walked, type OpenFile } from "./walk.ts";
 
 /** A value to look for. */
@@ -23,8 +24,11 @@ export type Trace = {
   secret: string;
   version: number | undefined;
   form: Form;
-  /** In the bytes of the file; in its name; or in a field of a journal that is compressed, which begins at `offset`. */
-  within: "content" | "name" | "compressed field";
+  /**
+   * In the bytes of the file; in its name; in a field of a journal that is compressed, or a row of a database that goes over
+   * several pages, which begin at `offset`.
+   */
+  within: "content" | "name" | "compressed field" | "database row";
   offset: number;
   times: number;
 };
@@ -129,7 +133,9 @@ export class Residue {
       traces.push(
         ...tracesOf((await this.#scanner?.file({ fd, size: sizeOf(size) }, { onBytes: tell })) ?? []),
       );
-      if (size > 0 && isJournalFile(fd)) traces.push(...this.#journal(fd, size, shown, report));
+      const head = size > 0 ? headOf(fd) : Buffer.alloc(0);
+      if (isJournal(head)) traces.push(...this.#journal(fd, size, shown, report));
+      if (isDatabase(head)) traces.push(...this.#database(fd, size, traces));
     } catch (error) {
       const code = systemCode(error);
       if (code === undefined) throw error;
@@ -162,6 +168,21 @@ export class Residue {
         path: shown,
         why: `${leftOut} of its fields are compressed in a way that leger cannot read`,
       });
+    }
+    return traces;
+  }
+
+  /** What a search of the file's bytes has not found. */
+  #database(fd: number, size: number, known: readonly Trace[]): Trace[] {
+    const keyOf = ({ secret, version, form }: Trace): string => JSON.stringify([secret, version, form]);
+    const seen = new Set(known.map(keyOf));
+    const traces: Trace[] = [];
+    for (const { offset, bytes } of longRows(fd, size)) {
+      for (const trace of tracesOf(this.#scanner?.bytes(bytes) ?? [])) {
+        if (seen.has(keyOf(trace))) continue;
+        seen.add(keyOf(trace));
+        traces.push({ ...trace, within: "database row", offset });
+      }
     }
     return traces;
   }
@@ -257,7 +278,10 @@ function sizeOf(size: number): number {
 
 const MAX_BYTES_OF_NOTHING = 16 * 1024 * 1024;
 
-function isJournalFile(fd: number): boolean {
-  const head = Buffer.alloc(8);
-  return readSync(fd, head, 0, head.length, 0) === head.length && isJournal(head);
+function headOf(fd: number): Buffer {
+  const head = Buffer.alloc(HEAD_BYTES);
+  return head.subarray(0, readSync(fd, head, 0, head.length, 0));
 }
+
+/** Longer than any signature that is looked at. */
+const HEAD_BYTES = 16;

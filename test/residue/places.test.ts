@@ -3,6 +3,7 @@ import { once } from "node:events";
 import * as fs from "node:fs";
 import { createServer } from "node:net";
 import path from "node:path";
+import { DatabaseSync } from "node:sqlite";
 import { zstdCompressSync } from "node:zlib";
 import { dir } from "tmp-promise";
 import { afterEach, beforeEach, expect, test } from "vitest";
@@ -215,4 +216,51 @@ test("a journal that is cut short or damaged is searched as far as it makes sens
   wild.writeBigUInt64LE(0xffff_ffff_ffff_ffffn, 272 + 8);
   fs.writeFileSync(at("wild.journal"), wild);
   expect((await search({ roots: [at("wild.journal")] })).findings).toHaveLength(1);
+});
+
+test.for([512, 4_096, 65_536])(
+  "what goes over the border of a database's page of %i bytes is found",
+  async (pageBytes) => {
+    using database = new DatabaseSync(at("db.sql"));
+    database.exec(
+      `PRAGMA page_size = ${pageBytes}; CREATE TABLE container (id INTEGER PRIMARY KEY, json TEXT)`,
+    );
+    const insert = database.prepare("INSERT INTO container (json) VALUES (?)");
+    const values = Array.from(
+      { length: 60 },
+      (_, n) => `sk-proj-${(n * 48_271).toString(36).padStart(40, "x")}`,
+    );
+    for (const [n, value] of values.entries()) {
+      insert.run(`${"{".repeat(pageBytes + n * 17)}${value}${"}".repeat(2 * pageBytes + n * 29)}`);
+    }
+    const all = values.map((value, n) => ({
+      secret: `key_${n}`,
+      version: 1,
+      value: new Secret(Buffer.from(value)),
+    }));
+    const { findings } = await new Residue(all).search({ roots: [at("db.sql")], euid: 0 });
+    const traces = findings.flatMap((finding) => finding.traces);
+    expect(traces.map(({ secret }) => secret).toSorted()).toEqual(all.map(({ secret }) => secret).toSorted());
+    // The larger the pages, the fewer of them.
+    const across = traces.filter(({ within }) => within === "database row");
+    if (pageBytes === 512) expect(across.length).toBeGreaterThan(0);
+    expect(traces.filter(({ within }) => within === "content").length).toBe(values.length - across.length);
+  },
+);
+
+test("a database that is cut short or damaged is searched as far as it makes sense", async () => {
+  using database = new DatabaseSync(at("whole"));
+  database.exec("CREATE TABLE container (json TEXT)");
+  database.prepare("INSERT INTO container VALUES (?)").run(VALUE.padStart(20_000, "x"));
+  const whole = fs.readFileSync(at("whole"));
+  for (let length = 0; length < whole.length; length += 499) {
+    fs.writeFileSync(at("cut"), whole.subarray(0, length));
+    expect((await search({ roots: [at("cut")] })).unreadable).toEqual([]);
+  }
+  for (let place = 16; place < whole.length; place += 97) {
+    const damaged = Buffer.from(whole);
+    damaged.fill(0xff, place, place + 5);
+    fs.writeFileSync(at("damaged"), damaged);
+    expect((await search({ roots: [at("damaged")] })).unreadable).toEqual([]);
+  }
 });
