@@ -23,6 +23,9 @@ const UPGRADE = fileURLToPath(new URL("upgrade.ts", import.meta.url));
 /** About as long as each works, from the first sign of it on. */
 const WORK_MS = { rekey: 20, backup: 200, restore: 200, upgrade: 60 } as const satisfies Record<Amid, number>;
 
+/** What makes up a store: not its lock, nor what SQLite makes anew. */
+const COPIED = /^(?:secrets\.(?:db|db-wal|mark)|keys|audit.*)$/;
+
 /** Begins one of them and kills it at some moment; then looks whether all is there, and lets it come to its end. */
 export async function killMaintenance(amid: Amid, ground: Ground, random: Random): Promise<Outcome> {
   switch (amid) {
@@ -106,10 +109,9 @@ async function killUpgrade(ground: Ground, random: Random): Promise<Outcome> {
   using place = scratch(ground);
   const copy = path.join(place.directory, "copy");
   fs.mkdirSync(copy, { mode: 0o700 });
-  // With the log that the last kill left.
-  for (const name of ["secrets.db", "secrets.db-wal", "secrets.mark", "keys"]) {
-    const from = path.join(ground.stateDir, name);
-    if (fs.existsSync(from)) fs.cpSync(from, path.join(copy, name), { recursive: true });
+  // With the log that the last kill left, and the audit log, which the store knows the length of.
+  for (const name of fs.readdirSync(ground.stateDir).filter((found) => COPIED.test(found))) {
+    fs.cpSync(path.join(ground.stateDir, name), path.join(copy, name), { recursive: true });
   }
   const upgrade = (): Running => run([process.execPath, UPGRADE, copy], ground);
   const running = upgrade();
@@ -138,7 +140,7 @@ async function problemsIn(amid: Amid, stateDir: string): Promise<string[]> {
   return problems.map((problem) => `${amid}: check: ${problem}`);
 }
 
-/** Both stores are whole and hold as much. */
+/** Both stores are whole and hold as much, but for the audit log, which is this machine's and in no copy. */
 async function differences(amid: Amid, stateDir: string, copy: string): Promise<string[]> {
   let found: CheckResult;
   try {
@@ -146,8 +148,8 @@ async function differences(amid: Amid, stateDir: string, copy: string): Promise<
   } catch (error) {
     return [`${amid}: ${error instanceof Error ? error.message : String(error)}`];
   }
-  const { problems, ...counts } = found;
-  const { problems: _, ...expected } = await checkStore({ stateDir });
+  const { problems, audit_lines: _lines, ...counts } = found;
+  const { problems: _, audit_lines: __, ...expected } = await checkStore({ stateDir });
   const faults = problems.map((problem) => `${amid}: check of the copy: ${problem}`);
   const [is, must] = [JSON.stringify(counts), JSON.stringify(expected)];
   return is === must ? faults : [...faults, `${amid}: the copy holds ${is}, not ${must}`];
