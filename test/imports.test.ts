@@ -26,7 +26,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
 /** Each package and each of Node's modules that has one owner: the places that may import it. */
 const OWNERS: Record<string, readonly string[]> = {
   yargs: ["cli/"],
-  undici: ["setec/client.ts"],
+  undici: ["setec/pool.ts"],
   zod: ["cli/", "daemon/config.ts"],
   "smol-toml": ["cli/containers-conf.ts", "cli/residue-places.ts"],
   "env-paths": ["bin/leger.ts"],

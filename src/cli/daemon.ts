@@ -3,7 +3,10 @@ import { LegerError } from "../core/error.ts";
 import { nodeFiles } from "../core/files-node.ts";
 import { assertSafeSocket } from "../core/paths.ts";
 import { Secret } from "../core/secret.ts";
+import { nodeWire } from "../core/wire-node.ts";
 import { SetecClient } from "../setec/client.ts";
+import { MAX_ANSWER_BYTES } from "../setec/exchange.ts";
+import { overWire } from "../setec/over-wire.ts";
 import type { Answers } from "./daemon-answers.ts";
 import type { Settings } from "./settings.ts";
 import { printable } from "./terminal.ts";
@@ -25,14 +28,20 @@ type Token = Answers["tokens"]["tokens"][number];
 
 type NewToken = { name: string; grants: Token["grants"]; expires: string | undefined };
 
+type ConnectOptions = {
+  timeoutMs?: number;
+  /** Worth connections that are kept, and what it takes to load undici. */
+  manyRequests?: boolean;
+};
+
 /** What is asked of the socket's safety comes first: UNSAFE, DENIED, UNREACHABLE, CONFIG. */
 export function connect(
   world: CliWorld,
   { socket, socketWasNamed }: Settings,
-  { timeoutMs }: { timeoutMs?: number } = {},
+  options: ConnectOptions = {},
 ): Daemon {
   assertSafeSocket(socket, { euid: world.euid, files: nodeFiles, groupMayConnect: socketWasNamed });
-  return new Daemon(socket, timeoutMs);
+  return new Daemon(socket, options);
 }
 
 export type { Daemon };
@@ -41,8 +50,13 @@ export type { Daemon };
 class Daemon {
   readonly secrets: SetecClient;
 
-  constructor(socketPath: string, timeoutMs: number | undefined) {
-    this.secrets = new SetecClient({ socketPath, ...(timeoutMs === undefined ? {} : { timeoutMs }) });
+  constructor(socketPath: string, { timeoutMs, manyRequests = false }: ConnectOptions) {
+    const wire = nodeWire(socketPath, { maxBodyBytes: MAX_ANSWER_BYTES });
+    this.secrets = new SetecClient({
+      socketPath,
+      ...(timeoutMs === undefined ? {} : { timeoutMs }),
+      ...(manyRequests ? {} : { exchange: overWire(wire, timeoutMs) }),
+    });
   }
 
   async status(): Promise<DaemonStatus> {

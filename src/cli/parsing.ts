@@ -37,11 +37,14 @@ export class Parsing {
   }
 
   /** Does something with a daemon, whose connections are closed afterwards. */
-  chooseWithDaemon(action: (cli: Cli, daemon: Daemon) => Promise<number | void>): void {
+  chooseWithDaemon(
+    action: (cli: Cli, daemon: Daemon) => Promise<number | void>,
+    options: { manyRequests?: boolean } = {},
+  ): void {
     this.choose(async (cli) => {
-      // Loaded when it is needed: undici and zod take longer than all else, and help needs neither.
+      // Loaded when it is needed: node:net takes longer than all that help needs.
       const { connect } = await import("./daemon.ts");
-      await using daemon = connect(cli.world, cli.settings);
+      await using daemon = connect(cli.world, cli.settings, options);
       // `await`, or the connections would be closed first.
       return await action(cli, daemon);
     });

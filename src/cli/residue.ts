@@ -51,7 +51,7 @@ export function addResidue(
         .option("disk-only", { type: "boolean", describe: "leave out memory: tmpfs and processes" })
         .option("active", { type: "boolean", describe: "active versions only, not every one legerd has" })
         .option("json", { type: "boolean", describe: "report as JSON on standard output" }),
-    (args) => parsing.chooseWithDaemon((cli, daemon) => residue(cli, daemon, args)),
+    (args) => parsing.chooseWithDaemon((cli, daemon) => residue(cli, daemon, args), { manyRequests: true }),
   );
 }
 

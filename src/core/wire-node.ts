@@ -8,7 +8,9 @@ import {
   decodeAnswer,
   DEFAULT_TIMEOUT_MS,
   encodeRequest,
-  MAX_ANSWER_BYTES,
+  MAX_BODY_BYTES,
+  MAX_HEAD_BYTES,
+  tooLong,
   unconnected,
   unreachable,
   type Wire,
@@ -20,11 +22,11 @@ import {
  * A wire to the unix socket at `socketPath`: one connection per request, closed whatever happens. It does not
  * look at who owns the socket; that is `assertSafeSocket`, before.
  */
-export function nodeWire(socketPath: string): Wire {
-  return { request: (request) => ask(socketPath, request) };
+export function nodeWire(socketPath: string, { maxBodyBytes = MAX_BODY_BYTES } = {}): Wire {
+  return { request: (request) => ask(socketPath, request, maxBodyBytes) };
 }
 
-async function ask(socketPath: string, request: WireRequest): Promise<WireAnswer> {
+async function ask(socketPath: string, request: WireRequest, maxBodyBytes: number): Promise<WireAnswer> {
   const bytes = encodeRequest(request);
   const { timeoutMs = DEFAULT_TIMEOUT_MS } = request;
   const { promise, resolve, reject } = Promise.withResolvers<Uint8Array>();
@@ -43,7 +45,7 @@ async function ask(socketPath: string, request: WireRequest): Promise<WireAnswer
   });
   socket.on("data", (chunk) => {
     received += chunk.length;
-    if (received > MAX_ANSWER_BYTES) reject(badAnswer("more than 1.5 MiB"));
+    if (received > MAX_HEAD_BYTES + maxBodyBytes) reject(tooLong(maxBodyBytes));
     else chunks.push(chunk);
   });
   socket.on("end", () => resolve(Buffer.concat(chunks, received)));
@@ -57,7 +59,7 @@ async function ask(socketPath: string, request: WireRequest): Promise<WireAnswer
   socket.on("close", () => reject(badAnswer("it closed the connection half-way")));
 
   try {
-    return decodeAnswer(await promise);
+    return decodeAnswer(await promise, maxBodyBytes);
   } finally {
     clearTimeout(deadline);
     socket.destroy();

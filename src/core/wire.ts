@@ -28,8 +28,9 @@ export interface Wire {
 /** Leaves the driver room to start and to speak within its five seconds. */
 export const DEFAULT_TIMEOUT_MS = 4_000;
 
-const MAX_HEAD_BYTES = 64 * 1024;
-const MAX_BODY_BYTES = 1.5 * 1024 * 1024;
+export const MAX_HEAD_BYTES = 64 * 1024;
+/** Of an answer, where nobody says otherwise. */
+export const MAX_BODY_BYTES = 1.5 * 1024 * 1024;
 
 /** An answer longer than this is not worth reading on. */
 export const MAX_ANSWER_BYTES = MAX_HEAD_BYTES + MAX_BODY_BYTES;
@@ -63,7 +64,7 @@ export function encodeRequest({
  * Content-Length says is BAD_ANSWER: a connection that ended early must not pass for a shorter secret.
  * Messages never quote the answer.
  */
-export function decodeAnswer(bytes: Uint8Array): WireAnswer {
+export function decodeAnswer(bytes: Uint8Array, maxBodyBytes = MAX_BODY_BYTES): WireAnswer {
   if (bytes.length === 0) throw badAnswer("it closed the connection without an answer");
   const head = headOf(bytes);
   if (head === undefined) throw badAnswer("no end of the headers");
@@ -84,7 +85,7 @@ export function decodeAnswer(bytes: Uint8Array): WireAnswer {
   if (headers.has("transfer-encoding")) throw badAnswer("a Transfer-Encoding");
   if (length === undefined) throw badAnswer("no Content-Length");
   if (!/^\d{1,10}$/.test(length)) throw badAnswer("a malformed Content-Length");
-  if (Number(length) > MAX_BODY_BYTES) throw badAnswer("more than 1.5 MiB");
+  if (Number(length) > maxBodyBytes) throw tooLong(maxBodyBytes);
   const body = bytes.subarray(head.length + END_OF_HEAD.length);
   if (body.length < Number(length)) throw badAnswer("an answer shorter than its Content-Length");
   if (body.length > Number(length)) throw badAnswer("an answer longer than its Content-Length");
@@ -148,6 +149,11 @@ export function badAnswer(what: string): LegerError {
   return new LegerError("BAD_ANSWER", `legerd gave an answer that cannot be used: ${what}`, {
     hints: ["check that legerd, and nothing else, listens there, and that it is as new as this leger"],
   });
+}
+
+/** Nobody asked for as much. */
+export function tooLong(maxBodyBytes: number): LegerError {
+  return badAnswer(`more than ${maxBodyBytes / 2 ** 20} MiB`);
 }
 
 const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/;

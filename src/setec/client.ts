@@ -1,10 +1,16 @@
 /** client — speaks setec's protocol, and legerd's own routes, over a unix socket. */
 
-import { errors, Pool } from "undici";
-import { LegerError, systemCode } from "../core/error.ts";
+import { LegerError } from "../core/error.ts";
 import { Secret } from "../core/secret.ts";
-import { howToStart } from "../core/wire.ts";
 import { decodeBase64 } from "./decode.ts";
+import {
+  badAnswer,
+  REQUEST_TIMEOUT_MS,
+  type Exchange,
+  type HttpAnswer,
+  type HttpRequest,
+  type RequestOptions,
+} from "./exchange.ts";
 import { headers, type Operation, type SecretInfo, type VersionNumber } from "./protocol.ts";
 
 /** A value and the version that it is. */
@@ -12,51 +18,21 @@ export type VersionedSecret = { readonly value: Secret; readonly version: Versio
 
 type ClientOptions = {
   readonly socketPath: string;
-  /** How long one request may take from connecting to the last byte of the answer. */
   readonly timeoutMs?: number;
-};
-
-type RequestOptions = { readonly signal?: AbortSignal | undefined };
-
-type HttpRequest = RequestOptions & {
-  readonly method: "GET" | "PUT" | "POST" | "DELETE";
-  /** With the query, percent-encoded. */
-  readonly path: string;
-  /** Names in lower case. */
-  readonly headers?: Readonly<Record<string, string>>;
-  readonly body?: string | Uint8Array;
-  /** What an error says was being done; method and path if absent. Must not hold a value. */
-  readonly what?: string;
-};
-
-export type HttpAnswer = {
-  readonly status: number;
-  /** Names in lower case. */
-  readonly headers: Readonly<Record<string, string | string[] | undefined>>;
-  /** Complete: as long as the server said, or properly chunked. May hold a value. */
-  readonly body: Uint8Array;
+  /** Absent: undici's pool of connections, which is loaded when it is first needed. */
+  readonly exchange?: Exchange;
 };
 
 /**
- * A client of one daemon; connections are made when needed and kept. Methods throw LegerError: UNREACHABLE,
+ * A client of one daemon. Methods throw LegerError: UNREACHABLE,
  * BAD_ANSWER, DENIED, and what their operation can meet. They throw the signal's own reason when it is aborted.
  */
 export class SetecClient {
-  readonly #pool: Pool;
-  readonly #socketPath: string;
-  readonly #timeoutMs: number;
+  readonly #options: ClientOptions;
+  #opened: Promise<Exchange> | undefined;
 
-  constructor({ socketPath, timeoutMs = 10_000 }: ClientOptions) {
-    this.#socketPath = socketPath;
-    this.#timeoutMs = timeoutMs;
-    // undici's own clocks are off: one deadline covers a request from end to end.
-    this.#pool = new Pool("http://localhost", {
-      connect: { socketPath, timeout: 0 },
-      connections: MAX_CONNECTIONS,
-      headersTimeout: 0,
-      bodyTimeout: 0,
-      maxResponseSize: MAX_ANSWER_BYTES,
-    });
+  constructor(options: ClientOptions) {
+    this.#options = options;
   }
 
   /** The secrets that the caller may see, sorted by the bytes of their names. */
@@ -126,34 +102,19 @@ export class SetecClient {
     await this.#do({ operation: "delete-version", name, version }, options);
   }
 
-  /** One exchange, any status; redirects are not followed. Throws UNREACHABLE, DENIED (the socket) or BAD_ANSWER. */
+  /** As `Exchange` says. */
   async request(request: HttpRequest): Promise<HttpAnswer> {
-    const { method, path, headers: sent, body, signal } = request;
-    const what = request.what ?? `${method} ${path}`;
-    const deadline = AbortSignal.timeout(this.#timeoutMs);
-    let status: number | undefined;
-    try {
-      const response = await this.#pool.request({
-        method,
-        path,
-        headers: sent ?? {},
-        body: body ?? null,
-        signal: signal === undefined ? deadline : AbortSignal.any([signal, deadline]),
-      });
-      status = response.statusCode;
-      const bytes = await response.body.bytes();
-      if (!isFramed(response.headers, status)) throw badAnswer(what, "its end is not marked");
-      return { status, headers: response.headers, body: bytes };
-    } catch (error) {
-      if (error instanceof LegerError) throw error;
-      signal?.throwIfAborted();
-      throw this.#fault(error, what, { late: deadline.aborted, begun: status !== undefined });
-    }
+    return (await this.#exchange()).request(request);
   }
 
   /** Lets requests under way end, then closes all connections. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#pool.close();
+    await (await this.#exchange())[Symbol.asyncDispose]();
+  }
+
+  #exchange(): Promise<Exchange> {
+    this.#opened ??= open(this.#options);
+    return this.#opened;
   }
 
   async #do(call: Call, options?: RequestOptions): Promise<void> {
@@ -179,40 +140,16 @@ export class SetecClient {
     if (status !== 200) throw refusal(status, call, what);
     return { status, json: parse(body, what), what };
   }
+}
 
-  /**
-   * What to throw for what undici threw. Its own errors are not passed on as a cause: HTTPParserError carries the bytes it stumbled over, which
-   * may be a value.
-   */
-  #fault(error: unknown, what: string, { late, begun }: { late: boolean; begun: boolean }): unknown {
-    const code = systemCode(error);
-    if (late) {
-      return new LegerError("UNREACHABLE", `${what}: no answer within ${this.#timeoutMs / 1000} s`, {
-        hints: ["see what legerd is doing with: systemctl --user status legerd"],
-      });
-    }
-    if (code === "EACCES" || code === "EPERM") {
-      return new LegerError("DENIED", `${what}: not allowed to use ${this.#socketPath}`, {
-        hints: ["each user has a legerd of their own; is this socket yours?"],
-        cause: error,
-      });
-    }
-    if (code !== undefined && NOBODY_THERE.has(code)) {
-      return new LegerError("UNREACHABLE", `${what}: nobody answers at ${this.#socketPath}`, {
-        hints: howToStart(this.#socketPath),
-        cause: error,
-      });
-    }
-    if (code !== undefined && CLOSED.has(code)) {
-      return begun
-        ? badAnswer(what, "it ended too early")
-        : new LegerError("UNREACHABLE", `${what}: the connection was closed before an answer`, {
-            hints: ["see why with: journalctl --user -u legerd"],
-          });
-    }
-    if (error instanceof errors.HTTPParserError) return badAnswer(what, "it is not HTTP");
-    return code === undefined || OUR_MISTAKES.has(code) ? error : badAnswer(what, code);
-  }
+async function open({
+  socketPath,
+  timeoutMs = REQUEST_TIMEOUT_MS,
+  exchange,
+}: ClientOptions): Promise<Exchange> {
+  if (exchange !== undefined) return exchange;
+  const { PooledExchange } = await import("./pool.ts");
+  return new PooledExchange({ socketPath, timeoutMs });
 }
 
 type Call = {
@@ -226,32 +163,7 @@ type Call = {
 /** `json` is null where there is no body. */
 type Answer = { status: number; json: unknown; what: string };
 
-/** Well below what the backlog of a listening socket takes. */
-const MAX_CONNECTIONS = 32;
-
-/** Far above a list of 100,000 secrets (some 10 MiB), far below what would hurt. */
-const MAX_ANSWER_BYTES = 64 * 1024 * 1024;
-
 const MAX_VERSION = 4_294_967_295;
-
-const NOBODY_THERE: ReadonlySet<string> = new Set([
-  "ENOENT",
-  "ECONNREFUSED",
-  "ENOTDIR",
-  "ENOTSOCK",
-  "ENAMETOOLONG",
-  "EINVAL",
-  "EAGAIN",
-]);
-
-const CLOSED: ReadonlySet<string> = new Set(["UND_ERR_SOCKET", "ECONNRESET", "EPIPE"]);
-
-/** Bad arguments, and use after disposal. */
-const OUR_MISTAKES: ReadonlySet<string> = new Set([
-  "UND_ERR_INVALID_ARG",
-  "UND_ERR_CLOSED",
-  "UND_ERR_DESTROYED",
-]);
 
 function describe({ operation, version, ...call }: Call): string {
   if (call.name === undefined) return operation;
@@ -271,12 +183,6 @@ function bodyOf({ name, version, ifChanged, value }: Call): string {
     Version: version,
     UpdateIfChanged: ifChanged,
   });
-}
-
-/** An answer that only ends with its connection cannot be told from half of one. */
-function isFramed(received: HttpAnswer["headers"], status: number): boolean {
-  if (status === 304 || status === 204) return true;
-  return received["content-length"] !== undefined || received["transfer-encoding"] !== undefined;
 }
 
 /** JSON.parse's own error quotes what it read: it is dropped. */
@@ -317,13 +223,6 @@ function isVersion(json: unknown): json is VersionNumber {
 
 function isUint32(json: unknown): json is number {
   return typeof json === "number" && Number.isInteger(json) && json >= 0 && json <= MAX_VERSION;
-}
-
-function badAnswer(what: string, detail?: string): LegerError {
-  const fact = detail === undefined ? "the answer is not one of legerd's" : `bad answer: ${detail}`;
-  return new LegerError("BAD_ANSWER", `${what}: ${fact}`, {
-    hints: ["is it legerd that listens there? see: systemctl --user status legerd"],
-  });
 }
 
 /** What a status means for this operation. The body is not looked at: it is not ours to show. */
