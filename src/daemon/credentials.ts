@@ -50,6 +50,8 @@ export class Credentials {
   /** In whose name it is read; the directory lies beside their door. */
   readonly #principal: string;
   #directory: string | undefined;
+  /** Doors may answer before: what is changed there meanwhile, start() finds. */
+  #isStarted = false;
   #maxSockets = 0;
   #sockets = 0;
   #readyBytes = 0;
@@ -92,6 +94,7 @@ export class Credentials {
       this.#directory = undefined;
       return;
     }
+    this.#isStarted = true;
     this.#maxSockets = openFilesLimit() - SPARE_DESCRIPTORS;
     for (const { name } of this.#store.services()) this.#bring(name);
   }
@@ -164,7 +167,7 @@ export class Credentials {
   /** Makes one service's sockets what they should be by what the store now says. */
   #bring(name: string): void {
     const directory = this.#directory;
-    if (directory === undefined) return;
+    if (directory === undefined || !this.#isStarted) return;
     let read: ReturnType<Store["serviceWithValues"]>;
     try {
       read = this.#store.serviceWithValues(name);
