@@ -27,6 +27,7 @@ const FACTS: RenderFacts = {
   isRootless: true,
   uid: 1000,
   hasSelinux: false,
+  program: "/usr/bin/leger",
   clearedVariables: [],
   images: new Map([
     ["localhost/bb:1", { user: "", entrypoint: ["/x"], command: ["$y", "100%"], hasShell: true }],

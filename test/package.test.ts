@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
+import { manualPages } from "../scripts/support/manual.ts";
 
 type Entry = {
   version?: string;
@@ -35,4 +36,13 @@ test("an optional package of the lock file says which machines it is for", () =>
   );
   expect(compiled.length).toBeGreaterThan(40);
   expect(compiled.filter(([, { os, cpu }]) => os === undefined || cpu === undefined)).toEqual([]);
+});
+
+test("the manual pages that package.json names for npm are there", async () => {
+  const { man }: { man: string[] } = JSON.parse(
+    readFileSync(new URL("../package.json", import.meta.url), "utf8"),
+  );
+  const pages = (await manualPages(new Date(0))).map(({ file }) => `dist/npm/man/${file}`);
+  expect(man.length).toBeGreaterThan(10);
+  expect(man.filter((page) => !pages.includes(page))).toEqual([]);
 });

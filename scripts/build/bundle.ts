@@ -56,7 +56,11 @@ async function bundleWith(entry: string, format: Format, define: Record<string, 
           format,
           // A script that node:vm compiled cannot import; what is imported late are modules of Node's.
           supported: { "dynamic-import": false },
-          define: { ...shared.define, "import.meta.url": "importMetaUrl" },
+          define: {
+            ...shared.define,
+            "import.meta.url": "importMetaUrl",
+            "import.meta.dirname": "undefined",
+          },
         },
   );
   const [file] = outputFiles;

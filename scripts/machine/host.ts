@@ -46,7 +46,7 @@ const NEEDED = {
 } as const;
 
 /** Debian's own tools for building and booting a machine, where they are missing. */
-async function prepareHost(): Promise<void> {
+export async function prepareHost(): Promise<void> {
   const missing: string[] = [];
   for (const [program, packages] of Object.entries(NEEDED)) {
     if (!(await isThere(program))) missing.push(...packages);

@@ -34,10 +34,14 @@ const RECIPE = fileURLToPath(new URL("build-root.sh", import.meta.url));
 const LINES_OF_A_FAILURE = 40;
 const BUILD_TIMEOUT_MS = 20 * 60_000;
 
-/** Where a release's root lies; FAILED where it can't be built. Whoever comes second waits for the first. */
-export async function rootOf(release: Release): Promise<string> {
+/**
+ * Where a release's root lies, with these packages more; FAILED where it can't be built. Whoever comes second waits for
+ * the first.
+ */
+export async function rootOf(release: Release, more: readonly string[] = []): Promise<string> {
+  const packages = [...PACKAGES, ...more];
   const key = createHash("sha256")
-    .update(JSON.stringify([release, PACKAGES, readFileSync(RECIPE, "utf8")]))
+    .update(JSON.stringify([release, packages, readFileSync(RECIPE, "utf8")]))
     .digest("hex")
     .slice(0, 16);
   const root = path.join(CACHE, `${release}-${key}`);
@@ -47,7 +51,7 @@ export async function rootOf(release: Release): Promise<string> {
   const build = 'test -d "$2" || exec sh "$0" "$@"';
   const { status, stderr } = await run(
     "flock",
-    [`${root}.lock`, "sh", "-c", build, RECIPE, release, root, ...PACKAGES],
+    [`${root}.lock`, "sh", "-c", build, RECIPE, release, root, ...packages],
     { env: process.env, timeoutMs: BUILD_TIMEOUT_MS },
   );
   if (status === 0) return root;

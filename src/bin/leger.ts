@@ -61,6 +61,7 @@ async function runWholeCli(argv: readonly string[]): Promise<number> {
     columns: process.stdout.columns,
     cwd: workingDirectory(),
     version: VERSION,
+    program: installedByNpm(),
     userConfigDir: await userConfigDir(),
   });
 }
@@ -70,6 +71,24 @@ function standardError(): NodeJS.WriteStream {
   const { stderr } = process;
   if (stderr.listenerCount("error") === 0) stderr.on("error", () => {});
   return stderr;
+}
+
+/**
+ * Where npm put leger, when it was npm: the link in its bin directory where that is ours, else the package's own file.
+ * Podman and units keep this, so it has to outlive upgrades. Undefined for a checkout and for what a package of the
+ * system's put there.
+ */
+function installedByNpm(): string | undefined {
+  const { existsSync, realpathSync } = process.getBuiltinModule("node:fs");
+  const path = process.getBuiltinModule("node:path");
+  // Absent in what is compiled.
+  const here: string | undefined = import.meta.dirname;
+  if (here === undefined) return undefined;
+  const own = path.resolve(here, "../npm/bin/leger");
+  if (!existsSync(own)) return undefined;
+  // PREFIX/lib/node_modules/leger/dist/npm/bin/leger
+  const link = path.resolve(own, "../../../../../../../bin/leger");
+  return existsSync(link) && realpathSync(link) === realpathSync(own) ? link : own;
 }
 
 /** A working directory can be gone; only relative paths need one. */

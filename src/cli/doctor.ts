@@ -62,6 +62,7 @@ export function addDoctor(
     about,
     (command) =>
       podmanOptions(
+        parsing,
         parsing.describe(command, {
           words: "doctor",
           examples: [

@@ -51,7 +51,7 @@ async function perform(argv: readonly string[], world: CliWorld, terminal: Termi
 type Parsed = { parsing: Parsing; flags: SettingsFlags; help: string };
 
 async function parse(argv: readonly string[], world: CliWorld): Promise<Parsed> {
-  const parsing = new Parsing(argv);
+  const parsing = new Parsing(argv, world.program);
   const parsed: Parsed = { parsing, flags: {}, help: "" };
   const root = yargs([], world.cwd)
     .scriptName("leger")

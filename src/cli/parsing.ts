@@ -2,6 +2,7 @@
 import type { Argv } from "yargs";
 import { LegerError } from "../core/error.ts";
 import type { Daemon } from "./daemon.ts";
+import { INSTALLED_LEGER } from "./driver-commands.ts";
 import type { Settings } from "./settings.ts";
 import type { Terminal } from "./terminal.ts";
 import type { CliWorld } from "./world.ts";
@@ -26,10 +27,13 @@ export class Parsing {
   /** The command that yargs has come to, for messages. */
   words = "";
   action: Action | undefined;
+  /** Where Podman and units find leger, if nobody says otherwise. */
+  readonly program: string;
   readonly #argv: readonly string[];
 
-  constructor(argv: readonly string[]) {
+  constructor(argv: readonly string[], program: string = INSTALLED_LEGER) {
     this.#argv = argv;
+    this.program = program;
   }
 
   choose(action: Action): void {

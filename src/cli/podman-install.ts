@@ -32,6 +32,7 @@ export function addInstall<T>(group: Argv<T>, parsing: Parsing): Argv<T> {
       (command) =>
         installOptions(
           podmanOptions(
+            parsing,
             parsing.describe(command, {
               words: "podman install",
               examples: [
@@ -58,6 +59,7 @@ export function addInstall<T>(group: Argv<T>, parsing: Parsing): Argv<T> {
       (command) =>
         installOptions(
           podmanOptions(
+            parsing,
             parsing.describe(command, {
               words: "podman uninstall",
               examples: [["leger podman uninstall --dry-run", "only say what would be done"]],

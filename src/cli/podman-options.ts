@@ -3,14 +3,14 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { Argv } from "yargs";
 import { runtimePlaces } from "../core/paths.ts";
-import { driverCommands, INSTALLED_LEGER } from "./driver-commands.ts";
-import type { Cli } from "./parsing.ts";
+import { driverCommands } from "./driver-commands.ts";
+import type { Cli, Parsing } from "./parsing.ts";
 import { Podman } from "./podman-entries.ts";
 import { systemPath, type CliWorld } from "./world.ts";
 
 export type PodmanArgs = { podman: string; "podman-arg": string[] | undefined; leger: string };
 
-export function podmanOptions<T>(command: Argv<T>): Argv<T & PodmanArgs> {
+export function podmanOptions<T>({ program }: Parsing, command: Argv<T>): Argv<T & PodmanArgs> {
   return command
     .option("podman", {
       type: "string",
@@ -27,7 +27,7 @@ export function podmanOptions<T>(command: Argv<T>): Argv<T & PodmanArgs> {
     .option("leger", {
       type: "string",
       requiresArg: true,
-      default: INSTALLED_LEGER,
+      default: program,
       describe: "where podman finds leger; it keeps this with each entry",
     });
 }

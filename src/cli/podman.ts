@@ -35,6 +35,7 @@ export function addPodman(
         "make podman's entries for the secrets that legerd has",
         (command) =>
           store(
+            parsing,
             parsing.describe(command, {
               words: "podman sync",
               examples: [
@@ -62,6 +63,7 @@ export function addPodman(
         "say where podman's entries and legerd's secrets differ",
         (command) =>
           store(
+            parsing,
             parsing.describe(command, {
               words: "podman status",
               examples: [["leger podman status --json", "for programs"]],
@@ -75,8 +77,9 @@ export function addPodman(
 
 const JSON_OPTION = { type: "boolean", describe: "report as JSON on standard output" } as const;
 
-function store<T>(command: Argv<T>): Argv<T & StoreArgs> {
+function store<T>(parsing: Parsing, command: Argv<T>): Argv<T & StoreArgs> {
   return podmanOptions(
+    parsing,
     command.option("map", {
       type: "string",
       array: true,

@@ -35,7 +35,7 @@ import { parseUnitFile, shown } from "../render/unit-file.ts";
 import { quoteWord } from "../render/words.ts";
 import type { Heading } from "./commands.ts";
 import { connect, type Daemon } from "./daemon.ts";
-import { CLEARED } from "./driver-commands.ts";
+import { CLEARED, INSTALLED_LEGER } from "./driver-commands.ts";
 import { PodmanFacts } from "./images.ts";
 import { fullName } from "./names.ts";
 import type { Cli, Parsing } from "./parsing.ts";
@@ -398,6 +398,7 @@ async function planAll(cli: Cli, args: ChoiceArgs, planning: Planning): Promise<
     isRootless: account.kind === "user",
     uid: account.kind === "user" ? account.uid : 0,
     hasSelinux: existsSync("/sys/fs/selinux/enforce"),
+    program: world.program ?? INSTALLED_LEGER,
     // A unit says by it that it is ready.
     clearedVariables: CLEARED.filter((name) => name !== "NOTIFY_SOCKET"),
     images: await imagesFor(cli, args, chosen),

@@ -13,6 +13,8 @@ export type CliWorld = World & {
   /** Relative paths start here. */
   cwd: string;
   version: string;
+  /** Where Podman and units find leger. Absent: where a package of the system's puts it. */
+  program?: string | undefined;
   /** Where the machine's own files begin: /etc, /usr, /var, /proc, /sys. Absent: at /. */
   root?: string | undefined;
   /** Where the user's configuration lies, as the system says. Absent: what `env` says. */

@@ -8,7 +8,7 @@ import { hasKey, type PodmanVersion } from "./podman-versions.ts";
 import { secretLines, type Place, type SecretLine } from "./secret-line.ts";
 import { OWN_DROPIN, type Source } from "./source.ts";
 import { shown, Unit, type Entry } from "./unit-file.ts";
-import { quoteWord, splitWords } from "./words.ts";
+import { literally, quoteWord, splitWords } from "./words.ts";
 import { jsonWords, wrap, type ImageProgram } from "./wrapper.ts";
 
 /** What planning depends on beside the files. */
@@ -20,6 +20,8 @@ export type RenderFacts = {
   uid: number;
   /** SELinux labels are to be written. */
   hasSelinux: boolean;
+  /** Where units find leger's client. */
+  program: string;
   /** Variables that leger's client must not find in its environment. */
   clearedVariables: readonly string[];
   /** What `podman image inspect` says, by the name that a quadlet gives. */
@@ -392,7 +394,8 @@ class Work {
       return;
     }
     const where = isTemplate ? ` --dir ${directory}` : "";
-    const leger = `/usr/bin/leger secrets fetch ${service}${where}`;
+    const program = quoteWord(literally(this.#facts.program));
+    const leger = `${program} secrets fetch ${service}${where}`;
     this.#add("Service", "UnsetEnvironment", this.#facts.clearedVariables.join(" "));
     this.#add("Service", "ExecStartPre", leger);
     this.#add("Service", "ExecStopPost", `-${leger} --remove`);
