@@ -337,13 +337,14 @@ const Containers = z.array(z.object({ id: z.string(), names: z.array(z.string())
 /** Names of Podman's containers, each storage read once. */
 function containerNames(world: CliWorld): (storage: string, id: string) => string | undefined {
   const { account, runtimeDir } = runtimePlaces(world);
-  // Containers that go when they end (--rm, every quadlet's) stand in a list of their own, in memory.
   const running =
     account.kind === "user" ? join(runtimeDir, "containers") : systemPath(world, "/run/containers/storage");
   const known = new Map<string, ReadonlyMap<string, string>>();
   return (storage, id) => {
+    // Containers that go when they end (--rm, every quadlet's) stand in a list of their own: in memory for a transient store.
     const lists = [
       join(storage, "containers.json"),
+      join(storage, "volatile-containers.json"),
       join(running, "overlay-containers/volatile-containers.json"),
     ];
     const names = known.get(storage) ?? new Map(lists.flatMap((list) => namesIn(list)));

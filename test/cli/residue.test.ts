@@ -43,7 +43,10 @@ test("where nothing lies about, it says so and ends with 0", async () => {
 });
 
 test("it says which secret lies where, in which form, since when and what to do, and ends with 2", async () => {
-  file(`${STORAGE}/overlay-containers/containers.json`, JSON.stringify([{ id: ID, names: ["web"] }]));
+  file(
+    `${STORAGE}/overlay-containers/volatile-containers.json`,
+    JSON.stringify([{ id: ID, names: ["web"] }]),
+  );
   const config = file(`${STORAGE}/overlay-containers/${ID}/userdata/config.json`, `{"env":["KEY=${KEY}"]}`);
   fs.utimesSync(config, 1_700_000_000, 1_700_000_000);
   const copy = file(`${STORAGE}/secrets/filedriver/secretsdata.json`, Buffer.from(KEY).toString("base64"));
