@@ -3,15 +3,26 @@ import * as fs from "node:fs";
 import * as net from "node:net";
 import { once } from "node:events";
 import path from "node:path";
-import { expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test } from "vitest";
 import { LegerError } from "../../src/core/error.ts";
 import { Secret } from "../../src/core/secret.ts";
 import { readConfig } from "../../src/daemon/config.ts";
-import { makePlaces, spawnLegerd, startTestLegerd } from "../support/legerd.ts";
+import { makePlaces, spawnLegerd, startTestLegerd, type TestLegerd } from "../support/legerd.ts";
 import { exchange, sendRaw } from "../support/raw-http.ts";
 
 const SETEC_HEADERS = { "Content-Type": "application/json", "Sec-X-Tailscale-No-Browsers": "setec" };
 const secret = (text: string): Secret => new Secret(Buffer.from(text));
+
+/** Connected before all else here, and seen to at the end: legerd waits for 10 s, and so need not we. */
+let patient: TestLegerd;
+let saidToSlow: Promise<Buffer>;
+let saidToSilent: Promise<Buffer>;
+beforeAll(async () => {
+  patient = await startTestLegerd();
+  saidToSlow = exchange(patient.socket, Buffer.from("POST /api/get HTTP/1.1\r\nHost: x\r\nContent-"));
+  saidToSilent = exchange(patient.socket, new Uint8Array());
+});
+afterAll(() => patient[Symbol.asyncDispose]());
 
 test("500 clients that say nothing, and 50 that send a byte now and then, delay nobody", async () => {
   await using daemon = await startTestLegerd({ a: "v1" });
@@ -364,3 +375,9 @@ function line(action: string, more = {}): object {
 async function until(condition: () => boolean): Promise<void> {
   while (!condition()) await new Promise((resolve) => setImmediate(resolve));
 }
+
+test("a client whose headers don't come is given up", async () => {
+  const [slow, silent] = await Promise.all([saidToSlow, saidToSilent]);
+  expect(slow.toString()).toMatch(/^HTTP\/1\.1 408 [^]*\r\n\r\n408 Request Timeout$/);
+  expect(silent.toString()).toMatch(/^HTTP\/1\.1 408 /);
+});
