@@ -15,8 +15,8 @@ type Format = "cjs" | "esm";
  * tree, same bytes.
  */
 export async function bundle(entry: string, format: Format): Promise<Bundle> {
-  const thread = await bundleWith("src/store/writer-thread.ts", "cjs", {});
-  return bundleWith(entry, format, { LEGER_WRITER_THREAD: JSON.stringify(thread.code) });
+  const thread = await bundleWith("src/store/store-thread.ts", "cjs", {});
+  return bundleWith(entry, format, { LEGER_STORE_THREAD: JSON.stringify(thread.code) });
 }
 
 async function bundleWith(entry: string, format: Format, define: Record<string, string>): Promise<Bundle> {

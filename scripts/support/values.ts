@@ -45,5 +45,6 @@ const VALUES: ReadonlyMap<string, Value> = new Map<string, Value>([
   ["services set variables", { shows: "variable=secret", completes: "variable" }],
   ["since", { shows: "when", completes: "nothing" }],
   ["socket", { shows: "path", completes: "file" }],
+  ["to", { shows: "dir", completes: "directory" }],
   ["state", { shows: "dir", completes: "directory" }],
 ]);

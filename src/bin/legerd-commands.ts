@@ -15,6 +15,7 @@ import { VERSION } from "../core/version.ts";
 import { checkStore } from "../store/check.ts";
 import type { Where } from "../store/database.ts";
 import { nextMainKey, rekey } from "../store/rekey.ts";
+import { salvage } from "../store/salvage.ts";
 import { readSecrets, takeIn, type PortableSecret } from "../store/transfer.ts";
 import type { DumpFacts, Progress } from "../store/dump.ts";
 import { userName } from "../core/user-name.ts";
@@ -29,6 +30,7 @@ export type CommandOptions = {
   "passphrase-file"?: string | undefined;
   "identity-file"?: string | undefined;
   print?: boolean | undefined;
+  to?: string | undefined;
   "to-setec"?: string | undefined;
   "from-setec"?: string | undefined;
   "key-file"?: string | undefined;
@@ -56,6 +58,7 @@ const COMMANDS: ReadonlyMap<string, Command> = new Map<string, Command>([
     "restore",
     { takes: ["state", "json", "passphrase-file", "identity-file"], files: ["FILE"], run: restoreFrom },
   ],
+  ["salvage", { takes: ["state", "json", "to"], files: [], run: salvageStore }],
   ["rekey", { takes: ["state", "print"], files: [], run: changeMainKey }],
   ["export", { takes: ["state", "json", "to-setec", "key-file", "force"], files: [], run: exportSecrets }],
   ["import", { takes: ["state", "json", "from-setec", "key-file"], files: [], run: importSecrets }],
@@ -147,6 +150,20 @@ async function restoreFrom(options: CommandOptions, name: string): Promise<numbe
     `${stateDir}: ${sumsOf(facts.counts)}, as of ${facts.madeAt}; every row verified`,
   );
   return 0;
+}
+
+async function salvageStore(options: CommandOptions): Promise<number> {
+  const { to } = options;
+  if (to === undefined) throw usage("salvage: --to DIR is missing");
+  const target = path.resolve(to);
+  const { losses, ...counts } = await salvage(whereOf(options), target);
+  if (options.json === true) print({ to: target, ...counts, losses });
+  else {
+    for (const loss of losses) process.stdout.write(`${loss}\n`);
+    const verdict = losses.length === 0 ? "nothing is lost" : `losses: ${losses.length}`;
+    say(`${target}: ${sumsOf(counts)}, under a main key of its own; ${verdict}`);
+  }
+  return losses.length === 0 ? 0 : exitStatusOf(new LegerError("DIFFERENT", ""));
 }
 
 async function exportSecrets(options: CommandOptions): Promise<number> {

@@ -27,6 +27,8 @@ Usage:
                                           seal the whole store into one file, main key included; also while it runs
   legerd restore FILE [--passphrase-file FILE | --identity-file FILE] [--state DIR] [--json]
                                           make a store of a backup, in an empty directory, and verify every row
+  legerd salvage --to DIR [--state DIR] [--json]
+                                          write what can be read of a damaged store to a new one, and leave the old as it is
   legerd rekey [--print] [--state DIR]    put a new main key in the place of the old one, while no legerd runs
   legerd export --to-setec FILE --key-file FILE [--force] [--state DIR] [--json]
                                           write all secrets as setec's own database
@@ -43,6 +45,7 @@ Options:
   --identity-file FILE    what opens a backup that was sealed to a recipient, as age-keygen writes it
   --force                 put the backup in the place of a file that is there
   --print                 write the new main key to a pipe instead, for a credential; the old one goes once the new one is used
+  --to DIR                where the new store goes: a directory that is empty, or not there yet
   --to-setec FILE         the database to write
   --from-setec FILE       the database to read
   --key-file FILE         32 bytes, or a line of base64, that setec's keyset is encrypted with
@@ -156,6 +159,7 @@ function parse(args: string[]) {
         json: { type: "boolean" },
         force: { type: "boolean" },
         print: { type: "boolean" },
+        to: { type: "string" },
         "to-setec": { type: "string" },
         "from-setec": { type: "string" },
         "key-file": { type: "string" },

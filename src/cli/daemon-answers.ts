@@ -54,6 +54,14 @@ const ANSWERS = {
     audit_log: z.string(),
     // A legerd that is older than this leger says nothing of it.
     last_backup: z.object({ made_at: z.string(), changes_since: z.number() }).nullish(),
+    verification: z
+      .object({
+        state: z.string(),
+        at: z.string().optional(),
+        problems: z.array(z.string()).optional(),
+        reason: z.string().optional(),
+      })
+      .optional(),
   }),
   service: Service,
   services: z.object({ services: z.array(Service) }),

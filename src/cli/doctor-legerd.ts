@@ -17,7 +17,14 @@ type AskedUnits = Units | { absent: string };
 
 export function checkLegerd(daemon: Daemon, { scope, units }: { scope: Scope; units: AskedUnits }): Finding {
   if ("value" in daemon) {
-    const { version, pid, started_at, secrets } = daemon.value;
+    const { version, pid, started_at, secrets, verification } = daemon.value;
+    if (verification?.state === "damaged") {
+      const { problems = [] } = verification;
+      return wrong(`its store is damaged: ${problems[0] ?? ""} (problems: ${problems.length})`, [
+        'see all that is wrong with "legerd check"',
+        'then restore a backup, or rescue what can be read with "legerd salvage"',
+      ]);
+    }
     return ok(
       `${version}, process ${pid}, since ${started_at}, ${secrets === 1 ? "1 secret" : `${secrets} secrets`}`,
     );

@@ -2,7 +2,7 @@
 import type { Argv } from "yargs";
 import { LegerError } from "../core/error.ts";
 import type { Heading } from "./commands.ts";
-import { connect } from "./daemon.ts";
+import { connect, type DaemonStatus } from "./daemon.ts";
 import type { Cli, Parsing } from "./parsing.ts";
 import type { SettingsFlags } from "./settings.ts";
 
@@ -52,6 +52,7 @@ async function status({ world, settings, terminal }: Cli, json = false): Promise
       ["state", facts.state_dir],
       ["main key", facts.main_key],
       ["audit log", facts.audit_log],
+      ["verified", verified(facts.verification)],
       ["backup", facts.last_backup?.made_at ?? "never"],
       ["config", here.config ?? "nowhere: neither XDG_CONFIG_HOME nor HOME is set"],
     ] as const;
@@ -62,5 +63,23 @@ async function status({ world, settings, terminal }: Cli, json = false): Promise
       await terminal.json({ reachable: false, ...here, client_version: world.version });
     }
     throw error;
+  }
+}
+
+/** How far legerd is with reading its store through. */
+function verified(verification: DaemonStatus["verification"]): string {
+  if (verification === undefined) return "this legerd does not say";
+  const { state, at, problems = [], reason } = verification;
+  switch (state) {
+    case "waiting":
+      return "not yet: it begins soon after the start";
+    case "running":
+      return "under way";
+    case "whole":
+      return `every row, at ${at ?? "a time that it did not say"}`;
+    case "damaged":
+      return `DAMAGED, problems: ${problems.length}: ${problems[0] ?? ""}; see: legerd check`;
+    default:
+      return `not done: ${reason ?? state}`;
   }
 }

@@ -2,7 +2,7 @@
 
 declare const LEGER_COMMIT: string;
 declare const LEGER_BUN: string;
-declare const LEGER_WRITER_THREAD: string;
+declare const LEGER_STORE_THREAD: string;
 
 /** Undefined in a checkout, where the source runs as it is. */
 export type Build = {
@@ -15,5 +15,5 @@ export type Build = {
 export const BUILD: Build | undefined =
   typeof LEGER_COMMIT === "undefined" ? undefined : { commit: LEGER_COMMIT, bun: LEGER_BUN };
 
-/** The code of the store's writer thread, one file of CommonJS; undefined in a checkout. */
-export const WRITER_THREAD = typeof LEGER_WRITER_THREAD === "undefined" ? undefined : LEGER_WRITER_THREAD;
+/** The code of the store's threads, one file of CommonJS; undefined in a checkout. */
+export const STORE_THREAD = typeof LEGER_STORE_THREAD === "undefined" ? undefined : LEGER_STORE_THREAD;

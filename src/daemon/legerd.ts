@@ -4,7 +4,7 @@ import { LegerError } from "../core/error.ts";
 import { compileGrants } from "../setec/grants.ts";
 import { ACTIONS } from "../setec/protocol.ts";
 import type { AuditLog } from "../store/audit.ts";
-import { openStore, type Store } from "../store/store.ts";
+import { DAMAGE_HINTS, openStore, type Store } from "../store/store.ts";
 import type { DaemonConfig, DoorConfig, TcpDoorConfig } from "./config.ts";
 import { Credentials } from "./credentials.ts";
 import { listenAt, listenAtInherited } from "./doors.ts";
@@ -30,12 +30,17 @@ export type LegerdOptions = {
   /** After which a reader of a credential that doesn't read is let go of; for tests. */
   dropCredentialAfterMs?: number;
   audit?: DaemonConfig["audit"] | undefined;
+  /** How long after its start it begins to verify the whole store. */
+  verifyAfterMs?: number | undefined;
   /** One line for the journal, without a newline. */
   log: (line: string) => void;
 };
 
 /** Podman asks for one secret after the other, with a process for each: that is over by then, and a rotation doesn't wait long. */
 const SNAPSHOT_MS = 10_000;
+
+/** Units that start with legerd ask for their secrets at once; that comes first. */
+const VERIFY_AFTER_MS = 5_000;
 
 /** A daemon that answers. */
 export type Legerd = {
@@ -94,6 +99,7 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
         return store.verifyAudit(opened.heads);
       },
       mainKeyFile: store.mainKeyFile,
+      verification: () => store.verification,
       doors: doors.map((door) => ({ ...door, mode: door.mode.toString(8).padStart(4, "0") })),
     };
     const tokens = new Tokens(store);
@@ -138,9 +144,14 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
     await closeAll(0);
     throw error;
   }
+  const verifying = setTimeout(
+    () => void verify(store, log),
+    options.verifyAfterMs ?? VERIFY_AFTER_MS,
+  ).unref();
   return {
     failed: store.failed,
     async stop(graceMs) {
+      clearTimeout(verifying);
       const credentialsEnd = credentials?.stop(graceMs);
       await Promise.all([credentialsEnd, ...servers.map((server) => closeServer(server, graceMs))]);
       await closeAll(0);
@@ -150,6 +161,37 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
 
 /** Whoever sends a request at a door on TCP is known by its token alone. */
 const NOBODY: Caller = { principal: "", access: compileGrants([]) };
+
+/** Reads the store through, and says what came of it. */
+async function verify(store: Store, log: (line: string) => void): Promise<void> {
+  const verification = await store.verify();
+  switch (verification.state) {
+    case "whole":
+      log(
+        `legerd: verified the store: ${verification.records} records, ${verification.values} values, all as legerd wrote them`,
+      );
+      break;
+    case "damaged": {
+      const { problems } = verification;
+      for (const problem of problems.slice(0, MAX_LOGGED_PROBLEMS)) log(`legerd: error: ${problem}`);
+      log(
+        `legerd: error: the store is damaged, problems: ${problems.length}; nothing is changed any more, and nothing said not to be there`,
+      );
+      for (const hint of DAMAGE_HINTS) log(`legerd: hint: ${hint}`);
+      break;
+    }
+    case "failed":
+      log(`legerd: warning: the store could not be verified: ${verification.reason}`);
+      break;
+    case "waiting":
+    case "running":
+      break;
+    default:
+      verification satisfies never;
+  }
+}
+
+const MAX_LOGGED_PROBLEMS = 10;
 
 type Noting = { stop(): Promise<void> };
 

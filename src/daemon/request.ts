@@ -1,5 +1,6 @@
 /** request — what a route is given to answer by. */
 import type { AuditReport } from "../store/audit-verify.ts";
+import type { Verification } from "../store/store.ts";
 import type { DoorConfig } from "./config.ts";
 import type { Session } from "./session.ts";
 
@@ -29,5 +30,6 @@ export type StatusFacts = {
   auditFile: string;
   verifyAudit: () => Promise<AuditReport>;
   mainKeyFile: string;
+  verification: () => Verification;
   doors: readonly DoorFacts[];
 };

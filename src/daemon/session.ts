@@ -149,8 +149,8 @@ export class Session {
 
   /** How many there are of each, whoever asks: for those who may know at all. */
   counts(): { secrets: number; services: number; podmanEntries: number } {
-    const [services, podmanEntries] = [this.#store.services().length, this.#store.links().length];
-    return { secrets: this.#store.count(), services, podmanEntries };
+    const { secrets, services, links } = this.#store.counts();
+    return { secrets, services, podmanEntries: links };
   }
 
   count(): number {

@@ -5,8 +5,13 @@ import type { RouteRequest } from "./request.ts";
 
 /** How many secrets there are is told only to those who may see them all. */
 export function health({ session, facts }: RouteRequest): Answer {
-  if (!session.isOwner) return json({ status: "ok" });
-  return json({ status: "ok", secrets_count: session.count(), version: facts.version });
+  const isDamaged = facts.verification().state === "damaged";
+  const word = isDamaged ? "damaged" : "ok";
+  const told = session.isOwner
+    ? { status: word, secrets_count: session.count(), version: facts.version }
+    : { status: word };
+  // Whoever probes mostly looks at the number alone.
+  return isDamaged ? { ...json(told), status: 503 } : json(told);
 }
 
 /** Verifies the audit logs, which may take as long as reading them does. */
@@ -40,6 +45,7 @@ export function status({ session, facts }: RouteRequest): Answer {
       restricted: grants !== undefined,
     })),
     last_backup: lastBackup(facts.stateDir, session.changes()),
+    verification: facts.verification(),
   });
 }
 

@@ -142,7 +142,7 @@ async function attempt(
 }
 
 /** What is damaged, as a sentence. Throws whatever is no damage. */
-function damageOf(error: unknown, what: string): string {
+export function damageOf(error: unknown, what: string): string {
   const failure = fromSqlite(error, what);
   if (failure.code !== "DAMAGED") throw failure;
   return failure === error ? `${what}: ${failure.message}` : failure.message;
@@ -276,7 +276,7 @@ async function checkTree({ db, rows, result }: Check): Promise<void> {
   }
 }
 
-function isConsistent({ active, latest, live, deleted }: SecretRecord): boolean {
+export function isConsistent({ active, latest, live, deleted }: SecretRecord): boolean {
   return (
     hasNumber(live, active) &&
     [...live, ...deleted].every(([first, last]) => first >= 1 && first <= last && last <= latest) &&

@@ -174,6 +174,15 @@ export class Rows {
     this.#tree.write(this.#key(kind, name), undefined);
   }
 
+  /** The buckets of a part of a kind, as they are in the table; for a check. */
+  buckets(
+    kind: RecordKind,
+    from: number,
+    to: number,
+  ): Generator<{ rows: { key: Buffer; sealed: Buffer }[]; fits: boolean }> {
+    return this.#tree.buckets(kind, from, to);
+  }
+
   /** Every node and bucket of the tree; for a check. */
   walk(): Generator<Visit> {
     return this.#tree.walk();
@@ -204,6 +213,11 @@ export class Rows {
   readValue(owner: string, version: number): Buffer {
     const row = this.#selectValue.get(Buffer.from(owner, "hex"), version);
     return this.#values.open(asBlob(row?.["sealed"]), valueContext(owner, version));
+  }
+
+  /** A value's bytes, from wherever they were read; for salvage. */
+  openValue(owner: string, version: number, sealed: Buffer): Buffer {
+    return this.#values.open(sealed, valueContext(owner, version));
   }
 
   writeValue(owner: string, version: number, value: Uint8Array): void {

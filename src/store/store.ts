@@ -18,6 +18,7 @@ import { Rows, type LinkRecord, type SecretRecord, type ServiceRecord, type Toke
 import { createChainKey } from "./seal.ts";
 import { fromSqlite } from "./sqlite.ts";
 import { hasNumber, listNumbers, versionNotFound } from "./versions.ts";
+import { startVerifier, type Verifier } from "./verifier.ts";
 import { startWriter, type Mutation, type Writer } from "./writer.ts";
 
 export type { LinkRecord, ServiceRecord, TokenRecord } from "./rows.ts";
@@ -33,6 +34,16 @@ export type StoreOptions = {
 
 /** One version of a secret. */
 export type VersionedValue = { version: number; value: Secret };
+
+/** What is known of the whole of a store. */
+export type Verification =
+  | { state: "waiting" }
+  | { state: "running" }
+  | { state: "whole"; at: string; records: number; values: number }
+  /** Sentences; the most serious need not be the first. */
+  | { state: "damaged"; problems: readonly string[] }
+  /** It could not be looked at. */
+  | { state: "failed"; reason: string };
 
 const DEFAULT_CACHE_ENTRIES = 1_000;
 /** Bound on the opened values in memory, however many there are. */
@@ -69,6 +80,8 @@ export class Store {
   readonly #rows: Rows;
   readonly #writer: Writer;
   readonly #cache: ValueCache;
+  #verification: Verification = { state: "waiting" };
+  #verifier: Verifier | undefined;
   #running: Promise<unknown> = Promise.resolve();
   #queued: Promise<SecretInfo[]> | undefined;
 
@@ -89,6 +102,34 @@ export class Store {
     this.#cache = new ValueCache(cacheEntries);
   }
 
+  /** What is known of the whole of it. */
+  get verification(): Verification {
+    return this.#verification;
+  }
+
+  /**
+   * Reads all of it through, beside its use and slowly; resolves with the outcome. From the first damage on nothing is
+   * changed any more, and nothing is said not to be there; what verifies is given out as before.
+   */
+  async verify(): Promise<Verification> {
+    const problems: string[] = [];
+    this.#verification = { state: "running" };
+    const verifier = startVerifier(this.#database.file, this.#database.keys, (problem) => {
+      problems.push(problem);
+      this.#verification = { state: "damaged", problems };
+    });
+    this.#verifier = verifier;
+    const outcome = await verifier.ended;
+    this.#verifier = undefined;
+    if (problems.length === 0) {
+      this.#verification =
+        "failed" in outcome
+          ? { state: "failed", reason: outcome.failed }
+          : { state: "whole", at: new Date().toISOString(), ...outcome.done };
+    }
+    return this.#verification;
+  }
+
   /** Rejects when the store can no longer be written to; the process should then end. */
   get failed(): Promise<never> {
     return this.#writer.failed;
@@ -100,7 +141,7 @@ export class Store {
       const cached = this.#cache.get(name);
       if (cached !== undefined) return cached;
     }
-    const found = this.#rows.snapshot(`get ${name}`, () => readVersion(this.#rows, name, version));
+    const found = this.#answer(`get ${name}`, () => readVersion(this.#rows, name, version));
     if (version === undefined) this.#cache.set(name, found);
     return found;
   }
@@ -117,18 +158,18 @@ export class Store {
 
   /** The active versions of several secrets as they stood together at one moment, in the order asked. */
   getTogether(names: readonly string[]): VersionedValue[] {
-    return this.#rows.snapshot("get", () => names.map((name) => readVersion(this.#rows, name, undefined)));
+    return this.#answer("get", () => names.map((name) => readVersion(this.#rows, name, undefined)));
   }
 
   /** Number of the active version. */
   activeVersion(name: string): number {
     const cached = this.#cache.get(name);
     if (cached !== undefined) return cached.version;
-    return this.#rows.snapshot(`get ${name}`, () => secretOf(this.#rows, name).active);
+    return this.#answer(`get ${name}`, () => secretOf(this.#rows, name).active);
   }
 
   info(name: string): SecretInfo {
-    return this.#rows.snapshot(`info ${name}`, () => infoOf(secretOf(this.#rows, name)));
+    return this.#answer(`info ${name}`, () => infoOf(secretOf(this.#rows, name)));
   }
 
   /** Every secret, sorted by the UTF-8 bytes of its name, as they stood at one moment after the call. */
@@ -145,11 +186,20 @@ export class Store {
 
   /** How many secrets there are. */
   count(): number {
-    return this.#rows.snapshot("count", () => this.#rows.count("secret"));
+    return this.counts().secrets;
+  }
+
+  /** How many there are of each kind, which the root of the tree knows. */
+  counts(): { secrets: number; services: number; links: number } {
+    return this.#rows.snapshot("count", () => ({
+      secrets: this.#rows.count("secret"),
+      services: this.#rows.count("service"),
+      links: this.#rows.count("link"),
+    }));
   }
 
   link(id: string): LinkRecord | undefined {
-    return this.#rows.snapshot(`look up ${id}`, () => this.#rows.read("link", id));
+    return this.#answer(`look up ${id}`, () => this.#rows.read("link", id));
   }
 
   /** The value that a link of Podman's keeps for itself. */
@@ -162,14 +212,14 @@ export class Store {
   }
 
   service(name: string): ServiceRecord | undefined {
-    return this.#rows.snapshot(`service ${name}`, () => this.#rows.read("service", name));
+    return this.#answer(`service ${name}`, () => this.#rows.read("service", name));
   }
 
   /** A service and what its secrets hold, in its order, all at one moment; undefined for a secret that isn't there. */
   serviceWithValues(
     name: string,
   ): { service: ServiceRecord; found: (VersionedValue | undefined)[] } | undefined {
-    return this.#rows.snapshot(`service ${name}`, () => {
+    return this.#answer(`service ${name}`, () => {
       const service = this.#rows.read("service", name);
       if (service === undefined) return undefined;
       const found = Object.values(service.variables).map((secret) => {
@@ -180,6 +230,10 @@ export class Store {
           value: new Secret(this.#rows.readValue(record.owner, record.active)),
         };
       });
+      // What seems not to be there may have been.
+      if (this.#verification.state === "damaged" && found.includes(undefined)) {
+        throw storeDamaged(`service ${name}: not all of it can be read`);
+      }
       return { service, found };
     });
   }
@@ -220,6 +274,7 @@ export class Store {
 
   /** Carries out a mutation; resolves with the version it made or named, 0 where there is none. `heads` are noted with it. */
   async mutate(mutation: Mutation, heads?: AuditHeads): Promise<number> {
+    if (this.#verification.state === "damaged") throw storeDamaged(`${mutation.do}: nothing is changed`);
     try {
       return await this.#writer.run(mutation, heads);
     } finally {
@@ -233,6 +288,7 @@ export class Store {
     // A list that waits for its turn starts when the one before it has ended, and becomes the running one.
     while (this.#queued !== undefined) await this.#queued.catch(() => {});
     await this.#running;
+    await this.#verifier?.stop();
     this.#db.close();
     // The last connection to close copies the log into the database and removes it.
     await this.#writer.close();
@@ -241,6 +297,20 @@ export class Store {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
+  }
+
+  /** Of a store that is damaged nothing is said not to be there: it may have been. */
+  #answer<T>(doing: string, work: () => T): T {
+    if (this.#verification.state !== "damaged") return this.#rows.snapshot(doing, work);
+    let answer: T;
+    try {
+      answer = this.#rows.snapshot(doing, work);
+    } catch (error) {
+      if (!(error instanceof LegerError) || !NOT_THERE.has(error.code)) throw error;
+      throw storeDamaged(`${error.message}, as far as can be told`);
+    }
+    if (answer === undefined) throw storeDamaged(`${doing}: not found, as far as can be told`);
+    return answer;
   }
 
   async #scanSecrets(): Promise<SecretInfo[]> {
@@ -268,6 +338,18 @@ export class Store {
     }
   }
 }
+
+const NOT_THERE: ReadonlySet<string> = new Set(["SECRET_NOT_FOUND", "VERSION_NOT_FOUND"]);
+
+function storeDamaged(what: string): LegerError {
+  return new LegerError("DAMAGED", `${what}: the store is damaged`, { hints: DAMAGE_HINTS });
+}
+
+/** What to do about a store that is not whole. */
+export const DAMAGE_HINTS: readonly string[] = [
+  'see all that is wrong with "legerd check"',
+  'then restore a backup, or rescue what can be read with "legerd salvage"',
+];
 
 function readVersion(rows: Rows, name: string, asked: number | undefined): VersionedValue {
   const record = secretOf(rows, name);

@@ -135,10 +135,13 @@ export class Tree {
       throw damaged(`there are ${seen} ${kind} records, not ${this.count(kind)}`);
   }
 
-  /** Every bucket of a kind that holds rows or should, in order, and whether its rows are what the tree says. */
-  *buckets(kind: RecordKind): Generator<{ rows: Row[]; fits: boolean }> {
-    const first = RECORD_KINDS[kind] << 16;
-    const end = first + 0x1_0000;
+  /**
+   * Every bucket of a kind that holds rows or should, in order, and whether its rows are what the tree says; or of
+   * those from the number `from` to below `to`.
+   */
+  *buckets(kind: RecordKind, from = 0, to = 0x1_0000): Generator<{ rows: Row[]; fits: boolean }> {
+    const first = (RECORD_KINDS[kind] << 16) + from;
+    const end = (RECORD_KINDS[kind] << 16) + to;
     let at = this.#nextBucket(first, end);
     let rows: Row[] = [];
     const finish = (bucket: number): { rows: Row[]; fits: boolean } => {

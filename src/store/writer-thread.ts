@@ -1,5 +1,5 @@
 /** writer-thread — what runs in the thread that owns the store's only writing connection. */
-import { parentPort, receiveMessageOnPort, workerData, type MessagePort } from "node:worker_threads";
+import { receiveMessageOnPort, type MessagePort } from "node:worker_threads";
 import { LegerError } from "../core/error.ts";
 import * as fs from "node:fs";
 import { connect, markFileOf } from "./database.ts";
@@ -20,7 +20,7 @@ type Task = Exclude<Request, { stop: true }>;
 /** Most mutations that one commit takes along; keeps a commit, and the wait for it, short. */
 const MAX_BATCH = 256;
 
-function serve(port: MessagePort, { file, storeId, dataKey }: Start): void {
+export function serveWriter(port: MessagePort, { file, storeId, dataKey }: Start): void {
   const db = connect(file, "write");
   const keys = { storeId: Buffer.from(storeId), dataKey: Buffer.from(dataKey) };
   const rows = new Rows(db, keys);
@@ -209,9 +209,6 @@ function replaceLink(rows: Rows, link: LinkRecord | string): void {
   else rows.write("link", link);
 }
 
-function isStart(data: unknown): data is Start {
+export function isWriterStart(data: unknown): data is Start {
   return typeof data === "object" && data !== null && "role" in data && data.role === "leger store writer";
 }
-
-const start: unknown = workerData;
-if (parentPort !== null && isStart(start)) serve(parentPort, start);

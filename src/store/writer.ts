@@ -4,14 +4,11 @@
  * A thread of its own, so that waiting for the disk never delays a read. What has queued up while one commit was
  * on its way goes into the next together: one fsync for all of it.
  */
-import { Worker, type WorkerOptions } from "node:worker_threads";
 import { LegerError, type ErrorCode } from "../core/error.ts";
-import { getCompileCacheDir } from "node:module";
-import path from "node:path";
-import { WRITER_THREAD } from "../core/build.ts";
 import type { AuditHeads } from "./audit.ts";
 import type { ServiceRecord, TokenRecord } from "./rows.ts";
 import type { StoreKeys } from "./seal.ts";
+import { startThread } from "./start-thread.ts";
 
 /** What can be asked of the writer. Every answer is a version number; 0 where there is none to tell. */
 export type Mutation =
@@ -53,11 +50,7 @@ export type Writer = {
 /** Starts the thread on a database that `prepareDatabase` has checked. */
 export function startWriter(file: string, { storeId, dataKey }: StoreKeys): Writer {
   const start: Start = { role: "leger store writer", file, storeId, dataKey };
-  // Nothing of our environment, but for where Node keeps what it has compiled, if anywhere: the thread is up sooner.
-  const cache = getCompileCacheDir();
-  // It names the directory of this very version of Node, below the one that was asked for.
-  const env = cache === undefined ? {} : { NODE_COMPILE_CACHE: path.dirname(cache) };
-  const worker = startThread({ workerData: start, env, stdin: false });
+  const worker = startThread(start);
   const waiting = new Map<
     number,
     { resolve: (version: number) => void; reject: (error: LegerError) => void }
@@ -109,10 +102,4 @@ export function startWriter(file: string, { storeId, dataKey }: StoreKeys): Writ
       return ended;
     },
   };
-}
-
-/** A compiled program has no file beside it that a thread could load: there, the build put its code in. */
-function startThread(options: WorkerOptions): Worker {
-  if (WRITER_THREAD !== undefined) return new Worker(WRITER_THREAD, { ...options, eval: true });
-  return new Worker(new URL("./writer-thread.ts", import.meta.url), options);
 }
