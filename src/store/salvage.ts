@@ -39,9 +39,14 @@ export type SalvageResult = {
   services: number;
 };
 
-/** Records by first bytes of their keys: so many ranges to look into one by one where a scan breaks off. */
+/** Keys begin with a byte for the kind and two for the bucket. */
 const BUCKETS_PER_KIND = 0x1_0000;
-const STEPS_PER_TURN = 500;
+const RANGES_PER_KIND = 64;
+const FIRST_RANGE = BUCKETS_PER_KIND / RANGES_PER_KIND;
+/** Ranges that are tried at least, and for each page of the file: the larger ones first, so that what is left out is little. */
+const MIN_TRIES = 4_000;
+const TRIES_PER_PAGE = 5;
+const RANGES_PER_TURN = 500;
 const ROWS_PER_COMMIT = 200;
 
 /** Reads a value, or undefined for one that is lost. */
@@ -114,7 +119,7 @@ function countsOf(rows: Rows): Record<"secret" | "link" | "service", number> | u
   }
 }
 
-/** Every record whose seal opens, each once: by a scan, and where that breaks off by looking into each range of keys. */
+/** Every record whose seal opens, each once: by a scan, and where that breaks off range by range. */
 async function readRecords(source: DatabaseSync, rows: Rows, losses: string[]): Promise<OpenedRow[]> {
   const found = new Map<string, OpenedRow>();
   const take = (raw: Record<string, unknown>): void => {
@@ -134,21 +139,44 @@ async function readRecords(source: DatabaseSync, rows: Rows, losses: string[]): 
     losses.push(damageOf(error, "the records"));
   }
   const range = source.prepare("SELECT key, sealed FROM records WHERE key >= ? AND key < ?");
-  for (const kind of Object.values(RECORD_KINDS)) {
-    for (let bucket = 0; bucket < BUCKETS_PER_KIND; bucket += 1) {
-      const [first, end] = [Buffer.alloc(3), Buffer.alloc(3)];
-      first.writeUIntBE((kind << 16) + bucket, 0, 3);
-      end.writeUIntBE((kind << 16) + bucket + 1, 0, 3);
-      try {
-        for (const raw of range.all(first, end)) take(raw);
-      } catch (error) {
-        // Said once: the scan broke off for the same reason.
-        damageOf(error, "the records");
-      }
-      if (bucket % STEPS_PER_TURN === 0) await nextTurn();
+  let ranges = Object.values(RECORD_KINDS).flatMap((kind) =>
+    Array.from({ length: RANGES_PER_KIND }, (_, n): [number, number] => {
+      const from = kind * BUCKETS_PER_KIND + n * FIRST_RANGE;
+      return [from, from + FIRST_RANGE];
+    }),
+  );
+  // Those that cannot be read whole are halved, and halved again.
+  const pages = Number(source.prepare("PRAGMA page_count").get()?.["page_count"]);
+  const maxTries = MIN_TRIES + TRIES_PER_PAGE * pages;
+  for (let tried = 0; ranges.length > 0 && tried < maxTries;) {
+    const broken: [number, number][] = [];
+    for (const [from, to] of ranges.slice(0, maxTries - tried)) {
+      tried += 1;
+      if (tried % RANGES_PER_TURN === 0) await nextTurn();
+      const read = readable(() => range.all(bound(from), bound(to)));
+      read?.forEach(take);
+      if (read === undefined) broken.push([from, to]);
     }
+    // Nothing at all: it is the root of the table that is gone.
+    if (broken.length === ranges.length && tried === ranges.length) break;
+    ranges = broken
+      .filter(([from, to]) => to - from > 1)
+      .flatMap(([from, to]): [number, number][] => {
+        const middle = Math.floor((from + to) / 2);
+        return [
+          [from, middle],
+          [middle, to],
+        ];
+      });
   }
   return [...found.values()];
+}
+
+/** The first bytes of the keys of a bucket. */
+function bound(bucket: number): Buffer {
+  const bytes = Buffer.alloc(3);
+  bytes.writeUIntBE(bucket, 0, 3);
+  return bytes;
 }
 
 function write(values: Values, to: Rows, row: OpenedRow, result: SalvageResult): void {
@@ -159,6 +187,10 @@ function write(values: Values, to: Rows, row: OpenedRow, result: SalvageResult):
       return writeLink(values, to, row.record, result);
     case "service":
       return writeService(to, row.record, result);
+    case "token":
+      // One that was revoked could have been put back, and nothing here would tell.
+      result.losses.push(`token ${row.record.name}: not taken over; make another`);
+      return undefined;
     case "audit":
       // The new store's audit log begins with it.
       return undefined;

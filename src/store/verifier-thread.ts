@@ -19,6 +19,8 @@ const BUCKETS = 0x1_0000;
 const SLICES = 256;
 /** After a piece of work the thread rests so many times as long: reads have the processor, and the disk. */
 const REST = 3;
+/** On a busy machine a piece takes long without being much. */
+const MAX_REST_MS = 100;
 /** Values between two rests. */
 const VALUES_PER_PIECE = 500;
 /** One damaged page can make thousands. */
@@ -162,7 +164,7 @@ class Pace {
 
   async rest(): Promise<void> {
     const workedMs = performance.now() - this.#begun;
-    await new Promise((resolve) => setTimeout(resolve, workedMs * REST));
+    await new Promise((resolve) => setTimeout(resolve, Math.min(workedMs * REST, MAX_REST_MS)));
     this.#begun = performance.now();
     this.#values += VALUES_PER_PIECE;
   }

@@ -94,7 +94,7 @@ describe("where", () => {
       "a record was put twice",
       (db) =>
         db.exec(
-          "INSERT INTO records SELECT substr(key, 1, 31) || x'00', sealed FROM records WHERE substr(key, 1, 1) = x'01' LIMIT 1",
+          "INSERT INTO records SELECT CAST(substr(key, 1, 31) || x'00' AS BLOB), sealed FROM records WHERE substr(key, 1, 1) = x'01' LIMIT 1",
         ),
       39,
     ],
@@ -143,7 +143,7 @@ describe("where", () => {
         stdout: expect.stringMatching(/^verified {3}DAMAGED/m),
       });
       expect(JSON.parse((await leger(places, ["status", "--json"])).stdout)).toMatchObject({
-        verification: { state: "damaged", problems: [expect.any(String), ...Array<unknown>()] },
+        verification: { state: "damaged", problems: expect.arrayContaining([expect.any(String)]) },
       });
     },
   );

@@ -1,25 +1,19 @@
-/** fuzz-render — mutated quadlets against the renderer: what is parsed is printed, and nothing but a clear refusal is thrown. */
+/** render — mutated quadlets against the renderer: what is parsed is printed, and nothing but a clear refusal is thrown. */
 import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
-import { exitStatusOf, LegerError, speak } from "../src/core/error.ts";
-import { dropinText, recognise, wholeUnit } from "../src/render/dropin.ts";
-import { lint } from "../src/render/lint.ts";
-import { MODE_NAMES } from "../src/render/modes.ts";
-import { planDropin, understand, type RenderFacts } from "../src/render/plan.ts";
-import { parsePodmanVersion } from "../src/render/podman-versions.ts";
-import type { Source } from "../src/render/source.ts";
-import { parseUnitFile, printUnitFile } from "../src/render/unit-file.ts";
-import { quoteWord, splitWords } from "../src/render/words.ts";
+import { LegerError } from "../../src/core/error.ts";
+import { dropinText, recognise, wholeUnit } from "../../src/render/dropin.ts";
+import { lint } from "../../src/render/lint.ts";
+import { MODE_NAMES } from "../../src/render/modes.ts";
+import { planDropin, understand, type RenderFacts } from "../../src/render/plan.ts";
+import { parsePodmanVersion } from "../../src/render/podman-versions.ts";
+import type { Source } from "../../src/render/source.ts";
+import { parseUnitFile, printUnitFile } from "../../src/render/unit-file.ts";
+import { quoteWord, splitWords } from "../../src/render/words.ts";
+import { assert, randomFrom, type Random, type Target } from "./target.ts";
 
-const HELP = `npm run fuzz:render -- [--minutes N] [--seed N]
-
-Mutates the corpus of test/render and puts each through parser, words, all modes, whole units and lint (default: 0.2
-minutes). A failure names the seed that repeats it.
-`;
-
-const CORPUS = fileURLToPath(new URL("../test/render/corpus", import.meta.url));
+const CORPUS = fileURLToPath(new URL("../../test/render/corpus", import.meta.url));
 
 const FACTS: RenderFacts = {
   version: parsePodmanVersion("5.4"),
@@ -62,38 +56,25 @@ const PIECES = [
   " ",
 ].map((piece) => Buffer.from(piece));
 
-function main(args: string[]): number {
-  const { values } = parseArgs({
-    args,
-    options: {
-      minutes: { type: "string", default: "0.2" },
-      seed: { type: "string" },
-      help: { type: "boolean", short: "h" },
-    },
-  });
-  if (values.help === true) {
-    process.stdout.write(HELP);
-    return 0;
-  }
+/** The corpus of test/render, through parser, words, all modes, whole units and lint. */
+export function renderTarget(): Target {
   const seeds = readdirSync(CORPUS, { recursive: true, encoding: "utf8" })
     .filter((name) => /\.(?:container|conf)$/.test(name))
     .map((name) => readFileSync(path.join(CORPUS, name)));
-  const first = values.seed === undefined ? Date.now() : Number(values.seed);
-  const deadline = performance.now() + Number(values.minutes) * 60_000;
-  let seed = first;
-  do {
-    const random = randomFrom(seed);
-    const bytes = mutated(seeds[random(seeds.length)] ?? Buffer.alloc(0), random);
-    try {
-      tryAll(bytes);
-    } catch (cause) {
-      process.stderr.write(`seed ${seed}: ${JSON.stringify(bytes.toString("latin1"))}\n`);
-      throw cause;
-    }
-    seed += 1;
-  } while (values.seed === undefined && performance.now() < deadline);
-  process.stdout.write(`${seed - first} inputs, nothing found\n`);
-  return 0;
+  return {
+    name: "render",
+    kept: [],
+    tryOne(seed) {
+      const random = randomFrom(seed);
+      const bytes = mutatedQuadlet(seeds[random(seeds.length)] ?? Buffer.alloc(0), random);
+      try {
+        tryAll(bytes);
+      } catch (cause) {
+        process.stderr.write(`${JSON.stringify(bytes.toString("latin1"))}\n`);
+        throw cause;
+      }
+    },
+  };
 }
 
 function tryAll(bytes: Buffer): void {
@@ -140,7 +121,7 @@ function refusedOr<T>(act: () => T): T | undefined {
   }
 }
 
-function mutated(bytes: Buffer, random: (below: number) => number): Buffer {
+function mutatedQuadlet(bytes: Buffer, random: Random): Buffer {
   let now = bytes;
   for (let count = random(6); count >= 0; count -= 1) {
     const at = random(now.length + 1);
@@ -150,26 +131,4 @@ function mutated(bytes: Buffer, random: (below: number) => number): Buffer {
     now = Buffer.concat([now.subarray(0, at), piece, now.subarray(random(2) === 0 ? at : end)]);
   }
   return now;
-}
-
-/** Numbers that a seed repeats (mulberry32). */
-function randomFrom(seed: number): (below: number) => number {
-  let state = seed >>> 0;
-  return (below) => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return Math.floor((((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32) * below);
-  };
-}
-
-function assert(condition: boolean, what: string): void {
-  if (!condition) throw new LegerError("BUG", what);
-}
-
-try {
-  process.exitCode = main(process.argv.slice(2));
-} catch (error) {
-  process.stderr.write(speak(error, "fuzz:render"));
-  process.exitCode = exitStatusOf(error);
 }
