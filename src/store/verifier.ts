@@ -15,7 +15,7 @@ export type VerifierMessage =
   | { done: { records: number; values: number } }
   | { failed: string };
 
-export type VerifierOutcome = Exclude<VerifierMessage, { problem: string }>;
+type VerifierOutcome = Exclude<VerifierMessage, { problem: string }>;
 
 export type Verifier = {
   /** Never rejects. */
