@@ -30,14 +30,18 @@ export class Deliveries {
     this.#dropAfterMs = dropAfterMs;
   }
 
-  /** Gives it whole in this turn, as far as the kernel's buffer (208 KiB) reaches; the rest as it is read. */
+  /**
+   * Gives it whole in this turn, as far as the kernel's buffer (208 KiB) reaches; the rest as it is read. Only then comes the audit
+   * line, for which there would be a disk between accept and write; and then the end of the connection, without which
+   * systemd has nothing: what cannot be audited starts no unit.
+   */
   give(socket: net.Socket, { bytes, entries }: Gift): void {
+    socket.write(bytes);
     try {
       this.#audit.appendNow(entries);
-      socket.end(bytes, () => socket.destroy());
+      socket.end(() => socket.destroy());
     } catch (error) {
-      // What cannot be audited is not given. Nor is the connection closed, which would pass for an empty secret: the unit
-      // fails once its time to start is over.
+      // Left open: the unit's time to start runs out.
       const why = error instanceof Error ? error.message : "unknown error";
       this.#log(`legerd: error: a credential is not given: ${why}`);
     }
@@ -120,6 +124,29 @@ export class CredentialSocket {
 }
 
 let made = 0;
+
+/**
+ * Gives something to ourselves some times over. What is done for the first time takes Node a hundred times as long, and units
+ * that have waited for legerd all come at once.
+ */
+export async function practise(directory: string, deliveries: Deliveries): Promise<void> {
+  const gift = { bytes: Buffer.from("x"), entries: [] };
+  const file = path.join(directory, `.${process.pid}-practice`);
+  const socket = CredentialSocket.open({ file, directory, gift }, deliveries, () => {});
+  if (socket === undefined) return;
+  for (let time = 0; time < PRACTICE; time += 1) {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const connection = net.connect({ path: file }).resume();
+    connection.setTimeout(PRACTICE_TIMEOUT_MS, () => connection.destroy());
+    connection.on("error", () => connection.destroy());
+    connection.once("close", () => resolve());
+    await promise;
+  }
+  socket.close();
+}
+
+const PRACTICE = 30;
+const PRACTICE_TIMEOUT_MS = 1_000;
 
 function codeOf(error: unknown): string {
   return error instanceof Error && "code" in error ? String(error.code) : "failed";

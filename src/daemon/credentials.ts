@@ -9,7 +9,7 @@ import type { AuditEntry, AuditLog } from "../store/audit.ts";
 import type { Mutation, ServiceRecord, Store } from "../store/store.ts";
 import type { DoorConfig } from "./config.ts";
 import { credentialSetOf, type CredentialSet, type Problem } from "./credential-set.ts";
-import { CredentialSocket, Deliveries, type Gift } from "./credential-socket.ts";
+import { CredentialSocket, Deliveries, practise, type Gift } from "./credential-socket.ts";
 
 /** Whether systemd can have a service's credentials. */
 export type CredentialStatus = {
@@ -83,7 +83,7 @@ export class Credentials {
   }
 
   /** Makes the sockets of all services, and removes what an earlier legerd left. Throws what the store throws. */
-  start(): void {
+  async start(): Promise<void> {
     if (this.#directory === undefined) return;
     try {
       prepareDirectory(this.#directory);
@@ -94,6 +94,7 @@ export class Credentials {
       this.#directory = undefined;
       return;
     }
+    await practise(this.#directory, this.#deliveries);
     this.#isStarted = true;
     this.#maxSockets = openFilesLimit() - SPARE_DESCRIPTORS;
     for (const { name } of this.#store.services()) this.#bring(name);

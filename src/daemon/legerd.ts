@@ -138,7 +138,7 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
       await listenAtTcp(server, door);
     }
     // Behind the doors: whoever could open them is the one legerd here.
-    given.start();
+    await given.start();
   } catch (error) {
     for (const server of servers) server.close();
     await closeAll(0);
