@@ -241,7 +241,10 @@ async function main(): Promise<void> {
   process.on("exit", () => fs.rmSync(base, { recursive: true, force: true }));
   const { setec, store, database } = await build(base);
   const doors = path.join(base, "doors");
-  const sockets = { open: path.join(doors, "open.sock"), restricted: path.join(doors, "restricted.sock") };
+  const sockets = {
+    open: path.join(doors, "open", "legerd.sock"),
+    restricted: path.join(doors, "restricted", "legerd.sock"),
+  };
   const config = path.join(base, "legerd.json");
   const grants = [{ action: ["get", "info"], secret: ["allowed/*"] }];
   fs.writeFileSync(
