@@ -4,6 +4,8 @@
 set -e
 
 state=/var/lib/legerd
+# What "leger podman install" wrote down for an uninstall, for which there is no leger any more.
+record=/var/lib/leger
 
 case "$1" in
   remove | 0)
@@ -17,6 +19,11 @@ case "$1" in
     if [ -e "$state" ] || [ -L "$state" ]; then
       echo "leger: deleting $state: the system's secrets, their main key and the audit log" >&2
       rm -rf --one-file-system -- "$state"
+    fi
+    if [ -f "$record/podman-install.json" ]; then
+      echo "leger: deleting $record/podman-install.json: what root's \"leger podman install\" changed" >&2
+      rm -f -- "$record/podman-install.json"
+      rmdir -- "$record" 2>/dev/null || true
     fi
     # Links that "systemctl enable" made.
     for manager in system user; do

@@ -179,10 +179,11 @@ const LIFE = String.raw`
   echo "== install"; dpkg --install /mnt/old.deb 2>&1
   printf 'the value' >/tmp/value
   with_legerd leger secrets set k1 --file /tmp/value 2>&1
-  cp /usr/share/leger/containers.conf.d/50-leger.conf /etc/containers/containers.conf.d/
+  leger podman install 2>&1
   echo "== upgrade"; dpkg --install /mnt/new.deb 2>&1
   with_legerd leger secrets get k1; echo
   echo "== remove"; dpkg --remove leger 2>&1
+  ls /var/lib/leger
   rm /etc/containers/containers.conf.d/50-leger.conf
   ls /usr/bin/leger* /var/lib/legerd/keys 2>&1 || true
   echo "== again"; dpkg --install /mnt/new.deb 2>&1
@@ -243,6 +244,8 @@ test.for(["bookworm", "trixie"] as const)(
     expect(sections.get("remove")).toMatch(/cannot access '\/usr\/bin\/leger\*'[^]*main\.key\n$/);
     expect(sections.get("again")).toMatch(/\nthe value\n$/);
     expect(sections.get("purge")).toContain("leger: deleting /var/lib/legerd: ");
+    expect(sections.get("remove")).toContain("\npodman-install.json\n");
+    expect(sections.get("purge")).toContain("leger: deleting /var/lib/leger/podman-install.json: ");
     expect(sections.get("purge")).toContain("leger: left as they are: /etc/leger, ");
     expect(sections.get("purge")).toMatch(
       /cannot access '\/var\/lib\/legerd'[^]*\n\{ "cache_entries": 7 \}\nhers\n$/,
