@@ -5,7 +5,8 @@ import path from "node:path";
 
 /** Workers are ended by a signal: what they keep until their end, and what a test that failed left behind, lies in there. */
 export function setup(): () => void {
-  const directory = fs.mkdtempSync(path.join(tmpdir(), "leger-tests-"));
+  // Short: Podman takes no runroot of more than 50 characters, and the tests keep theirs below.
+  const directory = fs.mkdtempSync(path.join(tmpdir(), "l-"));
   const remove = (): void => fs.rmSync(directory, { recursive: true, force: true });
   process.env["TMPDIR"] = directory;
   // After Ctrl-C vitest tears nothing down.

@@ -293,7 +293,7 @@ describe.skipIf(podmanVersion === undefined)(`with ${podmanVersion ?? "podman (n
       if (file.isFile())
         expect(readFileSync(path.join(file.parentPath, file.name)).includes(CANARY)).toBe(false);
     }
-    expect(readdirSync(path.dirname(daemon.socket))).toEqual(["legerd.sock"]);
+    expect(readdirSync(path.dirname(daemon.socket))).toEqual(["cred", "legerd.sock"]);
   });
 
   test("a rotation needs no podman; an orphan stays until --prune; foreign entries stay always", async () => {
