@@ -196,13 +196,19 @@ test("a descriptor that is not open is refused", () => {
   expect(() => inheritedSockets(env, 7)).toThrow(/"unknown" \(descriptor \d+\): it /);
 });
 
-/** Once there is a file; its inode. */
+/** Once somebody listens there, which is later than the file is there; its inode. */
 async function appeared(file: string): Promise<number> {
   for (;;) {
     const stat = fs.lstatSync(file, { throwIfNoEntry: false });
-    if (stat !== undefined) return stat.ino;
+    if (stat !== undefined && isListenedAt(file)) return stat.ino;
     await new Promise((resolve) => setImmediate(resolve));
   }
+}
+
+/** proc_net_unix: flags are the fourth field, and 10000 (__SO_ACCEPTCON) is for a socket that listens. */
+function isListenedAt(file: string): boolean {
+  const lines = fs.readFileSync("/proc/net/unix", "utf8").split("\n");
+  return lines.some((line) => line.endsWith(` ${file}`) && line.split(/\s+/)[3] === "00010000");
 }
 
 type Descriptor = { fd: number } & AsyncDisposable;
