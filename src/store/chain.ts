@@ -64,7 +64,7 @@ export function openChain(options: ChainOptions): Chain {
     const head = headOf(noted ?? START, last);
     if (noted !== undefined && (last?.n ?? 0) < noted.n) {
       log(
-        `legerd: warning: ${file}: it ends at line ${last?.n ?? 0}, but line ${noted.n} was written: lines were cut off, or an old copy was put back`,
+        `legerd: warning: ${file}: it ends at line ${last?.n ?? 0}, but line ${noted.n} was written: lines were lost in a power cut, cut off, or an old copy was put back`,
       );
     }
     const chain = new Chain(options, file, fd, head);
