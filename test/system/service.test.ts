@@ -66,7 +66,8 @@ describe.for(["user", "root"] as const)("%s's legerd as a service", (account) =>
       `600 ${account === "root" ? "root" : "alice"}`,
     );
     await run(health());
-    expect(await property("ActiveState")).toBe("active");
+    // It answers before it is ready, which it is once its credential sockets are there, too.
+    await machine.until(account, `[ "$(${systemctl} is-active legerd.service)" = active ]`);
     expect(await property("MainPID")).not.toBe(before);
     expect(await property("Result")).toBe("success");
   });
