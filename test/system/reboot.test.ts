@@ -35,7 +35,8 @@ describe.for(accounts)("after a reboot of the machine, %s's", (account) => {
 
   test("containers have come back by themselves, each with the value of now", async () => {
     for (const unit of ["web.service", "fetched.service"]) {
-      expect(await owner.property(unit, "ActiveState"), await owner.journal(unit)).toBe("active");
+      // The machine answers before all that starts by itself has started.
+      await expect.poll(() => owner.property(unit, "ActiveState"), { timeout: 60_000 }).toBe("active");
     }
     const web = await owner.environment("web");
     expect(Buffer.from(web.get("OPENAI_API_KEY") ?? []).toString()).toBe("sk-proj-after");
