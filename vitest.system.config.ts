@@ -6,7 +6,7 @@ const report = process.env["LEGER_TEST_REPORT"];
 export default defineConfig({
   test: {
     include: ["test/system/**/*.test.ts"],
-    testTimeout: 180_000,
+    testTimeout: 400_000,
     hookTimeout: 180_000,
     pool: "forks",
     // Each file has a machine of its own; two cores carry two.

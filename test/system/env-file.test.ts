@@ -106,7 +106,7 @@ describe.for(["user", "root"] as const)("%s's env file", async (account) => {
     const after = await machine.now();
     await owner.systemctl("start --no-block loop.service");
     const count = async (): Promise<number> => Number(await owner.property("loop.service", "NRestarts"));
-    await machine.waitFor("restarts", async () => (await count()) >= RESTARTS, { timeoutMs: 150_000 });
+    await machine.waitFor("restarts", async () => (await count()) >= RESTARTS, { timeoutMs: 300_000 });
     await owner.systemctl("stop loop.service");
     const said = (await owner.journal("loop.service", after)).split("\n");
     const keys = said.filter((line) => line.startsWith("key is "));
