@@ -9,6 +9,7 @@ import { LegerError, systemCode } from "../core/error.ts";
 import { homeDirectory } from "../core/paths.ts";
 import type { Heading } from "./commands.ts";
 import { connect } from "./daemon.ts";
+import { momentOf } from "./moment.ts";
 import { fullName } from "./names.ts";
 import type { Cli, Parsing } from "./parsing.ts";
 import type { SettingsFlags } from "./settings.ts";
@@ -158,23 +159,12 @@ async function logFile({ world, settings }: Cli, state: string | undefined): Pro
 
 /** In milliseconds since 1970. */
 function startOf(text: string, now: Date): number {
-  const [, amount, unit] = /^(\d{1,6})([smhd])$/.exec(text) ?? [];
-  if (amount !== undefined && unit !== undefined) {
-    return now.getTime() - Number(amount) * (UNIT_MS.get(unit) ?? 0);
-  }
-  const time = /^\d{4}-\d\d-\d\d/.test(text) ? Date.parse(text) : Number.NaN;
+  const time = momentOf(text, now, -1);
   if (!Number.isNaN(time)) return time;
   throw new LegerError("USAGE", "--since takes a length of time or a moment", {
     hints: ["45s, 30m, 1h, 7d, or 2026-01-31, or 2026-01-31T12:00:00Z"],
   });
 }
-
-const UNIT_MS: ReadonlyMap<string, number> = new Map([
-  ["s", 1_000],
-  ["m", 60_000],
-  ["h", 3_600_000],
-  ["d", 86_400_000],
-]);
 
 function parseEntry(line: string | undefined): Entry | undefined {
   if (line === undefined) return undefined;

@@ -13,10 +13,9 @@ import type { Daemon, Door } from "./daemon.ts";
 import { GRANT_OPTION, parseGrant } from "./grant-option.ts";
 import { readJsonFile } from "./json-file.ts";
 import { fullName, shortName } from "./names.ts";
-import type { Cli, Parsing } from "./parsing.ts";
+import { JSON_OPTION, type Cli, type Parsing } from "./parsing.ts";
 import type { SettingsFlags } from "./settings.ts";
 
-const JSON_OPTION = { type: "boolean", describe: "report as JSON on standard output" } as const;
 const CONFIG_OPTION = {
   type: "string",
   requiresArg: true,

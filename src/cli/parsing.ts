@@ -133,6 +133,9 @@ function isWord(text: string): boolean {
   return /^[a-z]+(-[a-z]+)*$/.test(text) && text.length <= 20;
 }
 
+/** What every command that reports takes. */
+export const JSON_OPTION = { type: "boolean", describe: "report as JSON on standard output" } as const;
+
 /** A version number as typed. USAGE for anything but 1 … 4294967295. */
 export function versionNumber(text: string): number {
   const version = /^\d{1,10}$/.test(text) ? Number(text) : 0;

@@ -6,7 +6,7 @@ import type { Daemon } from "./daemon.ts";
 import { driverCommands } from "./driver-commands.ts";
 import { fullName, shortName } from "./names.ts";
 import { addInstall } from "./podman-install.ts";
-import type { Cli, Parsing } from "./parsing.ts";
+import { JSON_OPTION, type Cli, type Parsing } from "./parsing.ts";
 import type { Podman } from "./podman-entries.ts";
 import { podmanOf, podmanOptions, type PodmanArgs } from "./podman-options.ts";
 import { planEntries, type Plan, type PlannedEntry, type State } from "./podman-plan.ts";
@@ -74,8 +74,6 @@ export function addPodman(
       ),
   );
 }
-
-const JSON_OPTION = { type: "boolean", describe: "report as JSON on standard output" } as const;
 
 function store<T>(parsing: Parsing, command: Argv<T>): Argv<T & StoreArgs> {
   return podmanOptions(

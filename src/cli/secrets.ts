@@ -6,7 +6,7 @@ import type { SecretInfo } from "../setec/protocol.ts";
 import type { Heading } from "./commands.ts";
 import type { Daemon } from "./daemon.ts";
 import { fullName, nameToType, shortName } from "./names.ts";
-import { versionNumber, type Cli, type Parsing } from "./parsing.ts";
+import { JSON_OPTION, versionNumber, type Cli, type Parsing } from "./parsing.ts";
 import { canAsk, confirm } from "./prompt.ts";
 import type { SettingsFlags } from "./settings.ts";
 import { count } from "./terminal.ts";
@@ -224,7 +224,6 @@ const NAMES = [
 const HOT_PATH = [
   "These two words come first on the command line: options of leger's own cannot precede them.",
 ];
-const JSON_OPTION = { type: "boolean", describe: "report as JSON on standard output" } as const;
 const YES_OPTION = { type: "boolean", describe: "do not ask" } as const;
 
 function named<T>(command: Argv<T>): Argv<T & Named> {

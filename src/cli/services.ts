@@ -5,7 +5,7 @@ import { isServiceName, SERVICE_NAME_RULE } from "../core/service.ts";
 import type { Heading } from "./commands.ts";
 import type { Daemon } from "./daemon.ts";
 import { fullName, nameToType, shortName } from "./names.ts";
-import type { Cli, Parsing } from "./parsing.ts";
+import { JSON_OPTION, type Cli, type Parsing } from "./parsing.ts";
 import { assureDeletion } from "./secrets.ts";
 import type { SettingsFlags } from "./settings.ts";
 import { count } from "./terminal.ts";
@@ -92,8 +92,6 @@ export function addServices(
       ),
   );
 }
-
-const JSON_OPTION = { type: "boolean", describe: "report as JSON on standard output" } as const;
 
 function serviceOf<T>(command: Argv<T>): Argv<T & { service: string }> {
   return command.positional("service", { type: "string", demandOption: true, describe: "the service" });

@@ -4,10 +4,9 @@ import { LegerError } from "../core/error.ts";
 import type { Heading } from "./commands.ts";
 import type { Daemon } from "./daemon.ts";
 import { GRANT_OPTION, parseGrant } from "./grant-option.ts";
-import type { Cli, Parsing } from "./parsing.ts";
+import { momentOf } from "./moment.ts";
+import { JSON_OPTION, type Cli, type Parsing } from "./parsing.ts";
 import type { SettingsFlags } from "./settings.ts";
-
-const JSON_OPTION = { type: "boolean", describe: "report as JSON on standard output" } as const;
 
 export function addToken(
   leger: Argv<SettingsFlags>,
@@ -129,19 +128,9 @@ async function revoke({ terminal }: Cli, daemon: Daemon, { token, json }: Revoke
   else await terminal.line(`token ${token} is revoked`);
 }
 
-const UNIT_MS: ReadonlyMap<string, number> = new Map([
-  ["m", 60_000],
-  ["h", 3_600_000],
-  ["d", 86_400_000],
-]);
-
 /** A length of time from now, or a day. */
 function endOf(text: string, now: Date): string {
-  const [, amount, unit] = /^(\d{1,5})([mhd])$/.exec(text) ?? [];
-  if (amount !== undefined && unit !== undefined) {
-    return new Date(now.getTime() + Number(amount) * (UNIT_MS.get(unit) ?? 0)).toISOString();
-  }
-  const time = /^\d{4}-\d\d-\d\d/.test(text) ? Date.parse(text) : Number.NaN;
+  const time = momentOf(text, now, 1);
   if (time > now.getTime()) return new Date(time).toISOString();
   throw new LegerError("USAGE", "token create: --expires takes a length of time or a day to come", {
     hints: ["12h, 90d, or 2027-01-31"],
