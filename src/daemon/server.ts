@@ -1,6 +1,5 @@
 /** server — HTTP on one door: reads requests whole within limits, finds their route, writes the answer. */
-import * as http from "node:http";
-import * as https from "node:https";
+import type * as http from "node:http";
 import type { Duplex } from "node:stream";
 import { LegerError } from "../core/error.ts";
 import { headers as names, refusals } from "../setec/protocol.ts";
@@ -10,6 +9,9 @@ import type { Caller, Session } from "./session.ts";
 import type { Gate } from "./tcp.ts";
 import type { StatusFacts } from "./request.ts";
 import { asLocation, readTarget } from "./target.ts";
+
+/** Not imported: that reads every export, and the getter of its WebSocket loads Node's fetch, 35 ms and 14 MB. */
+const { createServer, STATUS_CODES } = process.getBuiltinModule("node:http");
 
 /** What a door's server works with. */
 export type ServerNeeds = {
@@ -48,11 +50,16 @@ export function createDoorServer(needs: ServerNeeds): http.Server {
   };
   const server =
     needs.tls === undefined
-      ? http.createServer(options, answer)
-      : https.createServer({ ...options, ...needs.tls }, answer);
+      ? createServer(options, answer)
+      : process.getBuiltinModule("node:https").createServer({ ...options, ...needs.tls }, answer);
   const newest = new WeakMap<Duplex, { request: http.IncomingMessage; response: http.ServerResponse }>();
   function answer(request: http.IncomingMessage, response: http.ServerResponse): void {
-    newest.set(request.socket, { request, response });
+    const last = newest.get(request.socket);
+    if (last === undefined) newest.set(request.socket, { request, response });
+    else {
+      last.request = request;
+      last.response = response;
+    }
     void answerRequest(needs, request, response);
   }
   // Go says "continue" only once it wants the body, and knows no other expectation.
@@ -167,7 +174,7 @@ function lookAtHead(caller: Caller, head: Head): Answer | Match {
 
 /** The route for a request line, or all that there is to say to it. */
 function lookAt(caller: Caller, method: string, target: string): Answer | Match {
-  const exact = EXACT.get(`${method} ${target}`);
+  const exact = EXACT.get(target)?.get(method);
   if (exact !== undefined) return exact;
   const read = readTarget(method, target);
   if (read === undefined) return MALFORMED;
@@ -188,11 +195,16 @@ function lookAt(caller: Caller, method: string, target: string): Answer | Match 
 }
 
 /** Nearly every request is for one of these, spelled just so. */
-const EXACT: ReadonlyMap<string, Match> = new Map(
-  routes
-    .filter(({ path }) => !path.includes("NAME"))
-    .map((match) => [`${match.method} ${match.path}`, { match, name: "", search: "" }]),
-);
+const EXACT = byPathAndMethod(routes.filter(({ path }) => !path.includes("NAME")));
+
+function byPathAndMethod(those: readonly Route[]): ReadonlyMap<string, ReadonlyMap<string, Match>> {
+  const found = new Map<string, Map<string, Match>>();
+  for (const match of those) {
+    const methods = found.get(match.path) ?? new Map<string, Match>();
+    found.set(match.path, methods.set(match.method, { match, name: "", search: "" }));
+  }
+  return found;
+}
 
 /** Headers by lower-case name. Of a repeated one only the first counts, as in Go. */
 type Headers = ReadonlyMap<string, string>;
@@ -200,7 +212,7 @@ type Headers = ReadonlyMap<string, string>;
 /** Reads the headers; refuses what Node's parser lets pass and Go's doesn't, in Go's order, whatever the method and the route. */
 function readHead(head: Head): Headers | Answer {
   const { method = "", url = "" } = head;
-  if (!EXACT.has(`${method} ${url}`) && readTarget(method, url) === undefined) return MALFORMED;
+  if (EXACT.get(url)?.has(method) !== true && readTarget(method, url) === undefined) return MALFORMED;
   if (head.httpVersionMajor !== 1) return UNKNOWN_VERSION;
   // Node joins or drops repeats, but keeps the raw list.
   const raw = head.rawHeaders;
@@ -268,7 +280,7 @@ function readBody(
       if (size > MAX_BODY_BYTES) resolve(undefined);
       else resolve(chunks.length === 1 ? chunks[0] : Buffer.concat(chunks));
     });
-    request.on("error", () => reject(new ClientGone()));
+    // Comes after an error, too.
     request.on("close", () => {
       if (!request.complete) reject(new ClientGone());
     });
@@ -287,6 +299,7 @@ function send(response: http.ServerResponse, { status, headers, body }: Answer):
 function callerOf(caller: Caller, headers: Headers): Caller {
   const unit = headers.get("leger-unit")?.slice(0, MAX_ORIGIN_CHARS);
   const invocation = headers.get("leger-invocation")?.slice(0, MAX_ORIGIN_CHARS);
+  if (unit === undefined && invocation === undefined) return caller;
   return {
     ...caller,
     ...(unit === undefined || unit === "" ? {} : { unit }),
@@ -397,6 +410,6 @@ function end(socket: Duplex, { status, headers, body }: Answer): void {
     "content-length": Buffer.byteLength(body),
     connection: "close",
   }).map(([name, value]) => `${name}: ${value}\r\n`);
-  socket.write(`HTTP/1.1 ${status} ${http.STATUS_CODES[status] ?? ""}\r\n${lines.join("")}\r\n`);
+  socket.write(`HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ""}\r\n${lines.join("")}\r\n`);
   socket.end(body, () => socket.destroy());
 }

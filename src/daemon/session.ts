@@ -376,6 +376,7 @@ export class Session {
 
   #asCaller(entry: Omit<AuditEntry, "principal">): AuditEntry {
     const { principal, unit, invocation } = this.#caller;
+    if (unit === undefined && invocation === undefined) return { principal, ...entry };
     return {
       principal,
       ...entry,

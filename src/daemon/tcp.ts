@@ -4,8 +4,6 @@
  */
 import * as fs from "node:fs";
 import type * as http from "node:http";
-import * as https from "node:https";
-import { createSecureContext } from "node:tls";
 import { LegerError, systemCode } from "../core/error.ts";
 import { headers as names, refusals } from "../setec/protocol.ts";
 import type { AuditLog } from "../store/audit.ts";
@@ -113,13 +111,15 @@ export function watchTls(
   { certificate, key }: Tls,
   log: (line: string) => void,
 ): Disposable {
+  // Loaded where it is needed, as node:tls below: few doors have TLS.
+  const { Server } = process.getBuiltinModule("node:https");
   let seen = stampOf(certificate, key);
   const timer = setInterval(() => {
     const stamp = stampOf(certificate, key);
     if (stamp === seen) return;
     seen = stamp;
     try {
-      if (server instanceof https.Server) server.setSecureContext(readTls({ certificate, key }));
+      if (server instanceof Server) server.setSecureContext(readTls({ certificate, key }));
       log(`legerd: notice: ${certificate}: read again`);
     } catch (error) {
       log(
@@ -134,7 +134,7 @@ export function watchTls(
 export function readTls({ certificate, key }: Tls): { cert: Buffer; key: Buffer } {
   const pair = { cert: readPem(certificate), key: readPem(key) };
   try {
-    createSecureContext(pair);
+    process.getBuiltinModule("node:tls").createSecureContext(pair);
   } catch (cause) {
     throw new LegerError("CONFIG", `${certificate} and ${key} are no certificate with its key`, { cause });
   }

@@ -252,5 +252,6 @@ function lineOf(entry: object): Line {
  * health check, of which each has one of its own.
  */
 function foldingKey(entry: AuditEntry): string {
-  return JSON.stringify(entry.unit === undefined ? { ...entry, invocation: undefined } : entry);
+  if (entry.unit !== undefined || entry.invocation === undefined) return JSON.stringify(entry);
+  return JSON.stringify({ ...entry, invocation: undefined });
 }
