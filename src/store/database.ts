@@ -44,6 +44,8 @@ const HEADER_BYTES = 100;
 const BUSY_TIMEOUT_MS = 5_000;
 /** SQLite's page cache, filled only as far as the database is large; its own default is 2 MB. */
 const PAGE_CACHE_KIB = 4 * 1024;
+/** Whoever reads all of it once has no use for more. */
+const VERIFIER_PAGE_CACHE_KIB = 256;
 
 export type OpenedDatabase = {
   file: string;
@@ -186,18 +188,18 @@ function createEmpty(file: string): void {
 }
 
 /**
- * Opens a connection: read-only for the readers, the writer's, which commits durably, or a check's. A read-only one
- * makes the log's files where they are missing and cannot remove them; a check's could write, and so does.
+ * Opens a connection: read-only for the readers and the verifier, the writer's, which commits durably, or a check's. A
+ * read-only one makes the log's files where they are missing and cannot remove them; a check's could write, and so does.
  */
-export function connect(file: string, mode: "read" | "write" | "check"): DatabaseSync {
+export function connect(file: string, mode: "read" | "verify" | "write" | "check"): DatabaseSync {
   const db = new DatabaseSync(file, {
-    readOnly: mode === "read",
+    readOnly: mode === "read" || mode === "verify",
     timeout: BUSY_TIMEOUT_MS,
     // A damaged row can hold an integer that a number cannot.
     readBigInts: true,
   });
   try {
-    db.exec(`PRAGMA cache_size = -${PAGE_CACHE_KIB}`);
+    db.exec(`PRAGMA cache_size = -${mode === "verify" ? VERIFIER_PAGE_CACHE_KIB : PAGE_CACHE_KIB}`);
     // FULL: a commit is on disk before it is acknowledged, also in WAL mode.
     if (mode === "write") db.exec("PRAGMA synchronous = FULL; PRAGMA secure_delete = ON");
     if (mode === "check") db.exec("PRAGMA query_only = ON");

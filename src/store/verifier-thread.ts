@@ -57,7 +57,7 @@ type Read = { records: number; values: number };
 
 async function readThrough(start: VerifierStart, tell: (problem: string) => void): Promise<Read> {
   const { file, storeId, dataKey } = start;
-  const db = connect(file, "read");
+  const db = connect(file, "verify");
   try {
     const rows = new Rows(db, { storeId: Buffer.from(storeId), dataKey: Buffer.from(dataKey) });
     const read: Read = { records: 0, values: 0 };

@@ -15,6 +15,9 @@ export type VerifierMessage =
   | { done: { records: number; values: number } }
   | { failed: string };
 
+/** What it has opened is garbage at once. Memory that it took would stay legerd's once it has ended. */
+const YOUNG_GENERATION_MB = 1;
+
 type VerifierOutcome = Exclude<VerifierMessage, { problem: string }>;
 
 export type Verifier = {
@@ -28,12 +31,8 @@ export function startVerifier(
   { storeId, dataKey }: StoreKeys,
   onProblem: (problem: string) => void,
 ): Verifier {
-  const worker = startThread({
-    role: "leger store verifier",
-    file,
-    storeId,
-    dataKey,
-  } satisfies VerifierStart);
+  const start: VerifierStart = { role: "leger store verifier", file, storeId, dataKey };
+  const worker = startThread(start, { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB });
   const { promise: ended, resolve } = Promise.withResolvers<VerifierOutcome>();
   worker.on("message", (message: VerifierMessage) => {
     if ("problem" in message) onProblem(message.problem);
