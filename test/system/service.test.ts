@@ -155,6 +155,8 @@ describe.for(["user", "root"] as const)("%s's legerd as a service", (account) =>
     await doors(main, { name: "other", unix: other, principal: "other" });
     await run(health(other));
     await run(health());
+    // It may answer before systemd has heard that it is ready.
+    await machine.until(account, `${systemctl} is-active --quiet legerd.service`);
     expect(await property("StatusText")).toBe("answers at 2 doors");
     await run(`${systemctl} stop legerd.service`);
     await run(health(other));
