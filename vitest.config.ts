@@ -1,5 +1,6 @@
 import { fileURLToPath } from "node:url";
 import { defineConfig } from "vitest/config";
+import { bundleThread } from "./scripts/build/bundle.ts";
 
 // CI counts tests from a report: its path comes in here.
 const report = process.env["LEGER_TEST_REPORT"];
@@ -10,6 +11,8 @@ process.env["NODE_COMPILE_CACHE"] ??= fileURLToPath(
 );
 
 export default defineConfig({
+  // Daemons inside the tests start their threads from this, in two thirds of the time; those that are programs, from the source.
+  define: { LEGER_STORE_THREAD: JSON.stringify(await bundleThread()) },
   test: {
     globalSetup: "test/setup.ts",
     include: ["test/**/*.test.ts"],

@@ -15,8 +15,13 @@ type Format = "cjs" | "esm";
  * tree, same bytes.
  */
 export async function bundle(entry: string, format: Format): Promise<Bundle> {
-  const thread = await bundleWith("src/store/store-thread.ts", "cjs", {});
-  return bundleWith(entry, format, { LEGER_STORE_THREAD: JSON.stringify(thread.code) });
+  return bundleWith(entry, format, { LEGER_STORE_THREAD: JSON.stringify(await bundleThread()) });
+}
+
+/** The code of the store's threads, which the programs have in them. */
+export async function bundleThread(): Promise<string> {
+  const { code } = await bundleWith("src/store/store-thread.ts", "cjs", {});
+  return code;
 }
 
 async function bundleWith(entry: string, format: Format, define: Record<string, string>): Promise<Bundle> {

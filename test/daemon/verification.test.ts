@@ -104,7 +104,8 @@ describe("where", () => {
         db.exec(
           "DELETE FROM tree WHERE id IN (SELECT id FROM tree WHERE id >= (4 << 20) AND id < (4 << 20) + (2 << 16) LIMIT 1)",
         ),
-      39,
+      // Where a secret's record lies is random: a node may have a few.
+      36,
     ],
     [
       "the index of values leads nowhere",
