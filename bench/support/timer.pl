@@ -9,12 +9,13 @@
 #   copies=N   how many of it make up one run, and at_once=N how many at a time; absent: 1
 #   before=…   after=…   a line of shell around each run, not counted
 # Each run is a line: case, wall, user and system time (µs), peak memory (KiB), minor and major page faults.
-# Times and faults of copies are added up. Rounds begin with another case each, so that none always comes after the same.
+# Times and faults of copies are added up. Each round has an order of its own, so that none always comes after the same.
 #
 # In Perl because every Debian has it, on whole machines too, and because it is small: a program's peak memory begins
 # with that of the process that forked it, so from Node it could not be told.
 use strict;
 use warnings;
+use List::Util ();
 use POSIX ();
 
 # The numbers of wait4 and clock_gettime: perl-base has no module for either.
@@ -40,8 +41,7 @@ open STDIN, '<', '/dev/null' or die "timer: /dev/null: $!\n";
 $| = 1;
 
 for my $round (-$warmups .. $rounds - 1) {
-  for my $step (0 .. $#cases) {
-    my $number = ($round + $step) % @cases;
+  for my $number (List::Util::shuffle(0 .. $#cases)) {
     my $case = $cases[$number];
     aside($case, 'before');
     my @counted = run($number, $case);
