@@ -7,9 +7,9 @@ export type DriverCommands = { list: string; lookup: string; store: string; dele
 export const INSTALLED_LEGER = "/usr/bin/leger";
 
 /**
- * The commands for a leger at this absolute path. They clear what leger's runtime would obey, and what a unit's
- * readiness could be announced with, by shell builtins. USAGE for a path that a shell, or Podman's `--driver-opts`,
- * would not take as it is.
+ * The commands for a leger at this absolute path. They say in one line where its runtime could not start, and clear what
+ * that would obey and what a unit's readiness could be announced with, by shell builtins. USAGE for a path that a shell,
+ * or Podman's `--driver-opts`, would not take as it is.
  */
 export function driverCommands(leger: string = INSTALLED_LEGER): DriverCommands {
   if (!/^\/[A-Za-z0-9_.+@/-]+$/.test(leger)) {
@@ -18,7 +18,8 @@ export function driverCommands(leger: string = INSTALLED_LEGER): DriverCommands 
       "--leger: podman needs an absolute path of letters, digits and _ . + @ - /",
     );
   }
-  const command = (verb: string): string => `cd /; unset ${CLEARED.join(" ")}; exec ${leger} driver ${verb}`;
+  const command = (verb: string): string =>
+    `cd /; ${REQUIRED.join("; ")}; unset ${CLEARED.join(" ")}; exec ${leger} driver ${verb}`;
   return {
     list: command("list"),
     lookup: command("lookup"),
@@ -26,6 +27,14 @@ export function driverCommands(leger: string = INSTALLED_LEGER): DriverCommands 
     delete: command("delete"),
   };
 }
+
+const refusal = (words: string): string => `{ echo leger: error: driver: ${words} >&2; exit 70; }`;
+
+/** Bun crashes without /proc, and with a stack of less than some 150 KiB, in many words of its own. 70: as BUG. */
+const REQUIRED = [
+  `[ -e /proc/self/exe ] || ${refusal("there is no /proc here and leger cannot start without it: mount it")}`,
+  `ulimit -Ss 2048 2>/dev/null || ${refusal("the stack may not be 2 MiB large here: raise its hard limit")}`,
+];
 
 /** What a compiled leger or its runtime would obey, and what a unit's readiness could be announced with. */
 export const CLEARED = [
@@ -86,9 +95,10 @@ const DROP_IN_HEAD = `# leger as Podman's secret driver.
 #
 # Podman runs each command with /bin/sh -c and the environment of whoever called podman, SECRET_ID added. So each one
 #   - leaves the caller's directory, so that no file lying there is picked up;
+#   - says so in one line where there is no /proc, or too little stack, for leger to start;
 #   - unsets what would make leger's runtime run, listen or write something else (BUN_*, NODE_*, OPENSSL_CONF), and
 #     NOTIFY_SOCKET, with which a unit's readiness could be announced;
-#   - becomes leger by exec. "cd", "unset" and "exec" are built into the shell: no further process is started.
+#   - becomes leger by exec. All words of it are built into the shell: no further process is started.
 # No command may contain a comma, a double quote or an equals sign: on the command line of "podman secret create
 # --driver-opts" Podman would split it there. The four differ in their last word only.
 #

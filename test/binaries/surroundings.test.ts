@@ -1,6 +1,7 @@
 import * as fs from "node:fs";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { driverCommands } from "../../src/cli/driver-commands.ts";
 import { run } from "../../src/core/exec.ts";
 import { referenceTo } from "../../src/core/reference.ts";
 import { CANARY } from "../support/cli.ts";
@@ -153,6 +154,26 @@ describe("the client alone", () => {
     expect(status).not.toBe(0);
     expect(stdout).toBe("");
     expect(stderr).not.toContain(CANARY);
+  });
+
+  test.for([
+    ["with a tiny stack", 'ulimit -s 64; exec /bin/sh -c "$LOOKUP"', "the stack may not be 2 MiB large here"],
+    [
+      "without /proc",
+      `exec unshare --user --map-root-user --mount /bin/sh -c 'mount -t tmpfs none /proc && exec /bin/sh -c "$LOOKUP"'`,
+      "there is no /proc here",
+    ],
+  ] as const)("%s the command that podman runs says so in one line", async ([, script, why], { skip }) => {
+    if (!podmanDriver().exact) skip(`no namespaces here: ${podmanDriver().obstacle}`);
+    const { status, stdout, stderr } = await direct(script, { LOOKUP: driverCommands(LEGER).lookup });
+    expect({ status, stdout }).toEqual({ status: 70, stdout: "" });
+    expect(stderr).toMatch(/^leger: error: driver: [^\n]+\n$/);
+    expect(stderr).toContain(why);
+  });
+
+  test("a small stack becomes one that is large enough", async () => {
+    const LOOKUP = driverCommands(LEGER).lookup;
+    expect(await direct('ulimit -Ss 64; exec /bin/sh -c "$LOOKUP"', { LOOKUP })).toMatchObject(GOOD);
   });
 
   test("without /proc it gives the same bytes, or fails with nothing on standard output", async ({
