@@ -32,6 +32,7 @@ const OWNERS: Record<string, readonly string[]> = {
   "env-paths": ["bin/leger.ts"],
   nunjucks: ["render/template.ts"],
   "age-encryption": ["backup/seal.ts"],
+  "prom-client": ["daemon/metrics.ts"],
   "@noble": ["backup/setec-file.ts"],
   "node:sqlite": ["store/"],
   "node:child_process": ["core/exec.ts"],
@@ -123,6 +124,20 @@ test("what seals backups is loaded for that, and not by a daemon that serves", a
   const loaded = loadedWith("src/bin/legerd.ts", metafile);
   expect(loaded).toContain("src/daemon/legerd.ts");
   expect([...loaded].filter((file) => /src\/backup|noble|age-encryption/.test(file))).toEqual([]);
+});
+
+test("what writes metrics is loaded by the first who asks for them, and without what prom-client brings along besides", async () => {
+  const { metafile } = await bundle("src/bin/legerd.ts", "esm");
+  const ofMetrics = /prom-client|opentelemetry|tdigest|daemon\/metrics/;
+  const atStart = [...loadedWith("src/bin/legerd.ts", metafile)];
+  expect(atStart).toContain("src/daemon/traffic.ts");
+  expect(atStart.filter((file) => ofMetrics.test(file))).toEqual([]);
+  const later = [...loadedWith("src/daemon/metrics.ts", metafile)];
+  expect(later).toContain("node_modules/prom-client/lib/histogram.js");
+  const heavy =
+    /opentelemetry|tdigest|bintrees|cluster|gateway|defaultMetrics|^(?:node:)?(?:https?|zlib|perf_hooks)$/;
+  expect(Object.keys(metafile.inputs).filter((file) => heavy.test(file))).toEqual([]);
+  expect(later.filter((file) => heavy.test(file))).toEqual([]);
 });
 
 /** Each of them takes longer to load than all of leger that help needs. */

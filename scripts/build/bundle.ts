@@ -35,7 +35,7 @@ async function bundleWith(entry: string, format: Format, define: Record<string, 
     platform: "node",
     target: "node24",
     minify: true,
-    plugins: [slimUndici, plainWidths],
+    plugins: [slimUndici, slimPromClient, plainWidths],
     // Stack traces, which LEGER_DEBUG shows, name functions.
     keepNames: false,
     legalComments: "none",
@@ -98,6 +98,21 @@ const slimUndici: Plugin = {
     }));
     build.onLoad({ filter: /^node:http2$/, namespace: "slim" }, () => ({
       contents: `throw new Error("left out of this build");`,
+    }));
+  },
+};
+
+/** prom-client without its gateway, its own measurements and quantiles, which bring cluster, http, zlib and two packages along. */
+const slimPromClient: Plugin = {
+  name: "slim-prom-client",
+  setup(build) {
+    build.onResolve({ filter: /^prom-client$/ }, () => ({ path: "prom-client", namespace: "slim" }));
+    build.onLoad({ filter: /^prom-client$/, namespace: "slim" }, () => ({
+      resolveDir: ROOT,
+      contents: `export { default as Registry } from "prom-client/lib/registry.js";
+        export { default as Counter } from "prom-client/lib/counter.js";
+        export { default as Gauge } from "prom-client/lib/gauge.js";
+        export { default as Histogram } from "prom-client/lib/histogram.js";`,
     }));
   },
 };

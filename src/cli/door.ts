@@ -125,7 +125,7 @@ function doorOf<T>(command: Argv<T>): Argv<T & { door: string }> {
 }
 
 /** What a door with grants may be opened for, besides setec's own routes. */
-const ROUTES = ["podman", "services", "status", "audit"] as const;
+const ROUTES = ["podman", "services", "status", "audit", "metrics"] as const;
 
 /** It is a folder's name, and the audit log's word for whoever comes through. */
 const DOOR_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;

@@ -6,7 +6,7 @@ import { LegerError, systemCode } from "../core/error.ts";
 import type { Grant } from "../setec/grants.ts";
 
 /** Routes that a door with grants may be opened for; setec's own and /health always are. */
-const ROUTE_GROUPS = ["podman", "services", "status", "audit"] as const;
+const ROUTE_GROUPS = ["podman", "services", "status", "audit", "metrics"] as const;
 export type RouteGroup = (typeof ROUTE_GROUPS)[number];
 
 /** A unix socket and who is behind it. */

@@ -13,6 +13,7 @@ import { createDoorServer } from "./server.ts";
 import { Session, type Caller } from "./session.ts";
 import { createGate, listenAtTcp, readTls, watchTls } from "./tcp.ts";
 import { Tokens } from "./tokens.ts";
+import { Traffic } from "./traffic.ts";
 import type { StatusFacts } from "./request.ts";
 import type { InheritedSocket } from "./systemd.ts";
 
@@ -87,10 +88,12 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
     credentials = given;
     noting = noteRegularly(store, opened);
     const pins = new Pins({ windowMs: options.snapshotMs ?? SNAPSHOT_MS });
+    const traffic = new Traffic();
+    const startedAt = new Date();
     const facts: StatusFacts = {
       version: options.version,
       pid: process.pid,
-      startedAt: new Date(),
+      startedAt,
       stateDir,
       databaseFile: store.databaseFile,
       auditFile: opened.file,
@@ -100,6 +103,21 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
       },
       mainKeyFile: store.mainKeyFile,
       verification: () => store.verification,
+      metrics: async () => {
+        // Most legerds are never asked: they need not carry what it takes.
+        const { metricsAnswer } = await import("./metrics.ts");
+        const { version } = options;
+        return metricsAnswer({
+          version,
+          startedAt,
+          stateDir,
+          store,
+          audit: opened,
+          traffic,
+          credentials: given,
+          servers,
+        });
+      },
       doors: doors.map((door) => ({ ...door, mode: door.mode.toString(8).padStart(4, "0") })),
     };
     const tokens = new Tokens(store);
@@ -111,6 +129,7 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
         caller: { principal: door.principal, access, routes: door.routes },
         open,
         facts,
+        traffic,
         log,
       });
       servers.push(server);
@@ -131,6 +150,7 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
         tls: door.tls === undefined ? undefined : readTls(door.tls),
         open,
         facts,
+        traffic,
         log,
       });
       servers.push(server);

@@ -1,6 +1,7 @@
 /** request — what a route is given to answer by. */
 import type { AuditReport } from "../store/audit-verify.ts";
 import type { Verification } from "../store/store.ts";
+import type { Answer } from "./answer.ts";
 import type { DoorConfig } from "./config.ts";
 import type { Session } from "./session.ts";
 
@@ -32,4 +33,6 @@ export type StatusFacts = {
   mainKeyFile: string;
   verification: () => Verification;
   doors: readonly DoorFacts[];
+  /** What legerd is and does, as Prometheus reads it. */
+  metrics: () => Promise<Pick<Answer, "headers" | "body">>;
 };

@@ -16,7 +16,7 @@ import { answerSetec } from "./setec-api.ts";
 import type { RouteRequest } from "./request.ts";
 import type { Caller } from "./session.ts";
 import { createToken, listTokens, revokeToken } from "./token-api.ts";
-import { doors, health, status, verifyAudit } from "./status-api.ts";
+import { doors, health, metrics, status, verifyAudit } from "./status-api.ts";
 
 /**
  * What a caller needs: nothing; an action on each secret that the route touches (the session checks); or a door
@@ -46,6 +46,7 @@ export const routes: readonly Route[] = [
     handle: ({ session, body }) => answerSetec(route, session, body),
   })),
   { method: "GET", path: "/health", needs: "nothing", group: "always", handle: health },
+  { method: "GET", path: "/metrics", needs: "owner", group: "metrics", handle: metrics },
   { method: "GET", path: "/v1/status", needs: "owner", group: "status", handle: status },
   { method: "GET", path: "/v1/doors", needs: "owner", group: "status", handle: doors },
   {

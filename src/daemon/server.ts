@@ -8,6 +8,7 @@ import { findRoute, isOpenTo, routes, type Route } from "./routes.ts";
 import type { Caller, Session } from "./session.ts";
 import type { Gate } from "./tcp.ts";
 import type { StatusFacts } from "./request.ts";
+import type { Traffic } from "./traffic.ts";
 import { asLocation, readTarget } from "./target.ts";
 
 /** Not imported: that reads every export, and the getter of its WebSocket loads Node's fetch, 35 ms and 14 MB. */
@@ -22,6 +23,7 @@ export type ServerNeeds = {
   tls?: { cert: Buffer; key: Buffer } | undefined;
   open: (caller: Caller) => Session;
   facts: StatusFacts;
+  traffic: Traffic;
   /** One line for the journal. Never given a value. */
   log: (line: string) => void;
 };
@@ -69,11 +71,11 @@ export function createDoorServer(needs: ServerNeeds): http.Server {
     // Node lets go of it here, and would end the process for a client that does not wait for the answer.
     socket.on("error", () => socket.destroy());
     if (needs.gate !== undefined) {
-      end(socket, refuse(refusals.accessDenied));
+      end(needs, socket, refuse(refusals.accessDenied));
       return;
     }
     const resolved = lookAtHead(needs.caller, request);
-    end(socket, "match" in resolved ? refuse(refusals.onlyPost) : resolved);
+    end(needs, socket, "match" in resolved ? refuse(refusals.onlyPost) : resolved);
   });
   server.on("clientError", (error, socket) => {
     const last = newest.get(socket);
@@ -94,21 +96,28 @@ async function answerRequest(
   request: http.IncomingMessage,
   response: http.ServerResponse,
 ): Promise<void> {
+  const startedMs = performance.now();
+  const asked: Asked = { route: undefined };
   let answer: Answer;
   try {
-    answer = await route(needs, request, response);
+    answer = await route(needs, request, response, asked);
   } catch (error) {
     if (error instanceof ClientGone) return;
     needs.log(`legerd: error: ${request.method} ${pathOf(request)}: ${nameOf(error)}`);
     answer = refuse(refusals.internal);
   }
   send(response, answer);
+  needs.traffic.count(asked.route, answer.status, performance.now() - startedMs);
 }
+
+/** What a request turned out to be for. */
+type Asked = { route: Route | undefined };
 
 async function route(
   needs: ServerNeeds,
   request: http.IncomingMessage,
   response: http.ServerResponse,
+  asked: Asked,
 ): Promise<Answer> {
   const method = request.method ?? "";
   const headers = readHead(request);
@@ -118,6 +127,7 @@ async function route(
   const resolved = lookAt(caller, method, request.url ?? "");
   if (!("match" in resolved)) return resolved;
   const { match: matched, name, search } = resolved;
+  asked.route = matched;
   if (matched.setec === true) {
     if (headers.get(names.contentType) !== names.json) return refuse(refusals.notJson);
     if (headers.get(names.noBrowsers) !== names.setec) return refuse(refusals.accessDenied);
@@ -353,7 +363,7 @@ function answerUnparsable(
   const head = error.rawPacket?.subarray(0, MAX_HEAD_BYTES).toString("latin1").split("\r\n\r\n", 1)[0] ?? "";
   // Further on in the packet, it is about the headers, the body or a request after this one.
   const inLine = (error.bytesParsed ?? 0) <= (head.split("\r\n", 1)[0] ?? "").length;
-  end(socket, (inLine ? answerHead(needs, head) : undefined) ?? answerFault(error.code));
+  end(needs, socket, (inLine ? answerHead(needs, head) : undefined) ?? answerFault(error.code));
 }
 
 /** The line and the headers were good; setec's decoder stumbles over such a body. */
@@ -368,7 +378,7 @@ function answerBrokenBody(
     return;
   }
   const resolved = lookAt(needs.caller, method, url);
-  end(socket, "match" in resolved ? refuse(refusals.badRequest) : resolved);
+  end(needs, socket, "match" in resolved ? refuse(refusals.badRequest) : resolved);
 }
 
 const MAX_HEAD_BYTES = 8 * 1024;
@@ -404,7 +414,8 @@ function answerFault(code: string | undefined): Answer {
 }
 
 /** An answer written past Node, as the last thing on its connection. */
-function end(socket: Duplex, { status, headers, body }: Answer): void {
+function end({ traffic }: ServerNeeds, socket: Duplex, { status, headers, body }: Answer): void {
+  traffic.count(undefined, status, 0);
   const lines = Object.entries({
     ...headers,
     "content-length": Buffer.byteLength(body),

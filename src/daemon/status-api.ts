@@ -25,6 +25,11 @@ export function doors({ facts }: RouteRequest): Answer {
   return json({ schema_version: 1, doors: facts.doors });
 }
 
+/** Holds numbers and no name: neither a secret's, nor a service's, nor a caller's. */
+export async function metrics({ facts }: RouteRequest): Promise<Answer> {
+  return { status: 200, ...(await facts.metrics()) };
+}
+
 export function status({ session, facts }: RouteRequest): Answer {
   const { secrets, services, podmanEntries } = session.counts();
   return json({

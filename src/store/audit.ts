@@ -92,7 +92,7 @@ export function openAuditLog(options: AuditOptions): AuditLog {
     });
   const everything = open("everything");
   try {
-    return new AuditLog(everything, open("changes"), foldMs);
+    return new AuditLog(everything, open("changes"), { foldMs, maxBytes });
   } catch (error) {
     everything.close();
     throw error;
@@ -101,6 +101,8 @@ export function openAuditLog(options: AuditOptions): AuditLog {
 
 /** The one writer of both logs. */
 export class AuditLog {
+  /** Size of all files together, in bytes, at most. */
+  readonly maxBytes: number;
   readonly #log: Chain;
   readonly #changes: Chain;
   readonly #foldMs: number;
@@ -108,7 +110,8 @@ export class AuditLog {
   readonly #sweeper: NodeJS.Timeout | undefined;
   #batch: Batch | undefined;
 
-  constructor(log: Chain, changes: Chain, foldMs: number) {
+  constructor(log: Chain, changes: Chain, { foldMs, maxBytes }: { foldMs: number; maxBytes: number }) {
+    this.maxBytes = maxBytes;
     this.#log = log;
     this.#changes = changes;
     this.#foldMs = foldMs;

@@ -17,7 +17,7 @@ import {
 import { Rows, type LinkRecord, type SecretRecord, type ServiceRecord, type TokenRecord } from "./rows.ts";
 import { createChainKey } from "./seal.ts";
 import { fromSqlite } from "./sqlite.ts";
-import { hasNumber, listNumbers, versionNotFound } from "./versions.ts";
+import { countNumbers, hasNumber, listNumbers, versionNotFound } from "./versions.ts";
 import { startVerifier, type Verifier } from "./verifier.ts";
 import { startWriter, type Mutation, type Writer } from "./writer.ts";
 
@@ -35,6 +35,9 @@ export type StoreOptions = {
 /** One version of a secret. */
 export type VersionedValue = { version: number; value: Secret };
 
+/** Versions of all secrets together; secrets that have a newer version than the active one. */
+export type Tally = { versions: number; pending: number };
+
 /** What is known of the whole of a store. */
 export type Verification =
   | { state: "waiting" }
@@ -50,6 +53,9 @@ const DEFAULT_CACHE_ENTRIES = 1_000;
 const CACHE_BYTES = 8 * 1024 * 1024;
 /** How long a list may keep the event loop before others get their turn. */
 const SLICE_MS = 0.25;
+/** Who counts while the store changes all the time counts for a twentieth of it; a short count is free. */
+const COUNTING_RESTS = 20;
+const SHORT_COUNT_MS = 25;
 
 /** Opens the store of a state directory, made anew where there is none. Throws LegerError. */
 export function openStore(options: StoreOptions): Store {
@@ -84,6 +90,10 @@ export class Store {
   #verifier: Verifier | undefined;
   #running: Promise<unknown> = Promise.resolve();
   #queued: Promise<SecretInfo[]> | undefined;
+  /** Mutations that came to their end, one way or the other. */
+  #mutations = 0;
+  #tally: { tally: Tally; mutations: number; untilMs: number } | undefined;
+  #counting: Promise<Tally> | undefined;
 
   constructor(lock: Disposable, database: OpenedDatabase, cacheEntries: number) {
     this.#lock = lock;
@@ -190,12 +200,23 @@ export class Store {
   }
 
   /** How many there are of each kind, which the root of the tree knows. */
-  counts(): { secrets: number; services: number; links: number } {
+  counts(): { secrets: number; services: number; links: number; tokens: number } {
     return this.#rows.snapshot("count", () => ({
       secrets: this.#rows.count("secret"),
       services: this.#rows.count("service"),
       links: this.#rows.count("link"),
+      tokens: this.#rows.count("token"),
     }));
+  }
+
+  /** Counted anew after a change; where that takes long, what is told may be older than the last one. */
+  async tally(): Promise<Tally> {
+    const { tally, mutations, untilMs } = this.#tally ?? {};
+    if (tally !== undefined && (mutations === this.#mutations || performance.now() < (untilMs ?? 0))) {
+      return tally;
+    }
+    this.#counting ??= this.#count().finally(() => (this.#counting = undefined));
+    return this.#counting;
   }
 
   link(id: string): LinkRecord | undefined {
@@ -279,6 +300,7 @@ export class Store {
       return await this.#writer.run(mutation, heads);
     } finally {
       this.#rows.expectAtLeast(this.#writer.generation);
+      this.#mutations += 1;
       // Also after a failure: a commit whose acknowledgement was lost may have happened.
       if ("name" in mutation) this.#cache.delete(mutation.name);
     }
@@ -288,6 +310,7 @@ export class Store {
     // A list that waits for its turn starts when the one before it has ended, and becomes the running one.
     while (this.#queued !== undefined) await this.#queued.catch(() => {});
     await this.#running;
+    await this.#counting?.catch(() => {});
     await this.#verifier?.stop();
     this.#db.close();
     // The last connection to close copies the log into the database and removes it.
@@ -314,27 +337,48 @@ export class Store {
   }
 
   async #scanSecrets(): Promise<SecretInfo[]> {
+    const infos: SecretInfo[] = [];
+    await this.#visitSecrets("list", (record) => void infos.push(infoOf(record)));
+    return sortInTurns(infos);
+  }
+
+  async #count(): Promise<Tally> {
+    const mutations = this.#mutations;
+    const startedMs = performance.now();
+    let versions = 0;
+    let pending = 0;
+    await this.#visitSecrets("count versions", ({ live, active }) => {
+      versions += countNumbers(live);
+      if ((live.at(-1)?.[1] ?? 0) > active) pending += 1;
+    });
+    const tally = { versions, pending };
+    const endedMs = performance.now();
+    const restMs = Math.max(0, endedMs - startedMs - SHORT_COUNT_MS) * COUNTING_RESTS;
+    this.#tally = { tally, mutations, untilMs: endedMs + restMs };
+    return tally;
+  }
+
+  /** Every secret's record, in no order, as they stood at one moment after the call; others get their turn in between. */
+  async #visitSecrets(doing: string, visit: (record: SecretRecord) => void): Promise<void> {
     try {
       const db = connect(this.#database.file, "read");
       try {
         const rows = new Rows(db, this.#database.keys);
-        rows.expectAtLeast(this.#rows.snapshot("list", () => this.#rows.generation));
-        const infos: SecretInfo[] = [];
+        rows.expectAtLeast(this.#rows.snapshot(doing, () => this.#rows.generation));
         rows.startSnapshot();
         let sliceStart = performance.now();
         for (const record of rows.scan("secret")) {
-          infos.push(infoOf(record));
+          visit(record);
           if (performance.now() - sliceStart > SLICE_MS) {
             await nextTurn();
             sliceStart = performance.now();
           }
         }
-        return await sortInTurns(infos);
       } finally {
         db.close();
       }
     } catch (error) {
-      throw fromSqlite(error, "list");
+      throw fromSqlite(error, doing);
     }
   }
 }

@@ -88,6 +88,10 @@ export function hasNumber(ranges: Ranges, number: number): boolean {
   return ranges.some(([first, last]) => first <= number && number <= last);
 }
 
+export function countNumbers(ranges: Ranges): number {
+  return ranges.reduce((count, [first, last]) => count + last - first + 1, 0);
+}
+
 /** Every number of the ranges, ascending. */
 export function listNumbers(ranges: Ranges): number[] {
   const numbers: number[] = [];

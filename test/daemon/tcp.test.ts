@@ -199,3 +199,22 @@ test("what is no certificate with its key is refused at start", async () => {
   const started = start({ tls: { certificate: path.join(tls, "one.crt"), key: path.join(tls, "two.key") } });
   await expect(started).rejects.toThrow(LegerError);
 });
+
+test("metrics are closed to tokens unless the door is opened for them, and then need no grant for a secret", async () => {
+  for (const [routes, status] of [
+    [[], 403],
+    [["metrics"], 200],
+  ] as const) {
+    await using daemon = await start({ routes });
+    const token = await makeToken(daemon, "prometheus", {
+      grants: [{ action: ["info"], secret: ["leger/local/no_such_secret"] }],
+    });
+    const headers = { ...GOOD, authorization: `Bearer ${token}` };
+    expect(await ask(daemon.port, { method: "GET", path: "/metrics", headers: GOOD })).toMatchObject({
+      status: 401,
+    });
+    const answer = await ask(daemon.port, { method: "GET", path: "/metrics", headers });
+    expect(answer).toMatchObject({ status });
+    expect(answer.body.includes("legerd_build_info")).toBe(status === 200);
+  }
+});

@@ -7,6 +7,7 @@ import { startLegerd } from "../../src/daemon/legerd.ts";
 import { SetecClient } from "../../src/setec/client.ts";
 import { leger } from "../support/cli.ts";
 import { makePlaces, type Places } from "../support/legerd.ts";
+import { parsePrometheusText } from "../support/prometheus-text.ts";
 import { sendRaw } from "../support/raw-http.ts";
 import { rawDatabase } from "../store/state.ts";
 
@@ -138,6 +139,10 @@ describe("where", () => {
         await expect(daemon.client.put(name, new Secret(Buffer.from("new")))).rejects.toThrow();
       }
       expect(await health(places)).toMatchObject({ status: 503, body: expect.stringContaining('"damaged"') });
+      const metrics = await sendRaw(places.socket, { method: "GET", path: "/metrics" });
+      const told = parsePrometheusText(metrics.body.toString());
+      expect(told.get("legerd_verification")?.samples.get('legerd_verification{state="damaged"}')).toBe(1);
+      expect([...(told.get("legerd_verification_problems")?.samples.values() ?? [0])][0]).toBeGreaterThan(0);
       const { status, stdout } = await leger(places, ["status"]);
       expect({ status, stdout }).toMatchObject({
         status: 0,
