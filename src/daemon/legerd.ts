@@ -169,7 +169,7 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
     options.verifyAfterMs ?? VERIFY_AFTER_MS,
   ).unref();
   return {
-    failed: store.failed,
+    failed: Promise.race([store.failed, audit.failed]),
     async stop(graceMs) {
       clearTimeout(verifying);
       const credentialsEnd = credentials?.stop(graceMs);

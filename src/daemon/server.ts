@@ -152,7 +152,7 @@ async function route(
     answer = refuseFailure(needs, matched, error);
     // A refusal that was to be noted and wasn't is a failure; a denial stays one.
     await session.audited().catch((failure: unknown) => {
-      answer = refuseFailure(needs, matched, failure);
+      if (failure !== error) answer = refuseFailure(needs, matched, failure);
     });
   }
   return answer;

@@ -119,6 +119,11 @@ export class AuditLog {
     this.#sweeper = setInterval(() => this.#unfold(performance.now()), Math.min(foldMs, 1_000)).unref();
   }
 
+  /** Rejects once nothing can be noted any more; the process should then end. */
+  get failed(): Promise<never> {
+    return Promise.race([this.#log.failed, this.#changes.failed]);
+  }
+
   /** The file that everything is written to. */
   get file(): string {
     return this.#log.file;

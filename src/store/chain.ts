@@ -113,6 +113,9 @@ export class Chain {
   #syncing: Promise<void> = Promise.resolve();
   #queued: Promise<void> | undefined;
   #lost: LegerError | undefined;
+  readonly #failure = Promise.withResolvers<never>();
+  /** A line that could not be written whole stands half-written at the file's end. */
+  #torn = false;
 
   constructor(options: ChainOptions, file: string, fd: number, head: ChainHead) {
     this.#options = options;
@@ -121,6 +124,13 @@ export class Chain {
     this.#size = fs.fstatSync(fd).size;
     this.#head = head;
     this.#start = firstNumberIn(file) ?? head.n + 1;
+    // Nobody may be waiting for it.
+    this.#failure.promise.catch(() => {});
+  }
+
+  /** Rejects once nothing can be written any more; only a new start, which reads what is on disk, goes on. */
+  get failed(): Promise<never> {
+    return this.#failure.promise;
   }
 
   get head(): ChainHead {
@@ -141,7 +151,7 @@ export class Chain {
     return first;
   }
 
-  /** Begins a new file, and removes the oldest where there would be too many. Throws IO, and then nothing has changed. */
+  /** Begins a new file, and removes the oldest where there would be too many. Throws IO; what was written stays whole then, and in its place. */
   rotate(): void {
     const { stateDir, name, files } = this.#options;
     const next = `${this.file}.new`;
@@ -154,7 +164,7 @@ export class Chain {
       try {
         writeAll(fd, bytes);
         fs.renameSync(this.file, segment);
-        fs.renameSync(next, this.file);
+        renameOr(next, this.file, () => fs.renameSync(segment, this.file));
       } catch (error) {
         fs.closeSync(fd);
         throw error;
@@ -167,13 +177,14 @@ export class Chain {
       this.#start = head.n;
       this.#head = head;
       syncDirectory(stateDir);
+      const kept = auditFiles(stateDir, name);
+      for (const oldest of kept.slice(0, Math.max(0, kept.length - files)))
+        fs.rmSync(oldest, { force: true });
+      const first = firstNumberIn(kept.slice(-files)[0] ?? this.file) ?? this.#start;
+      this.#head = { ...this.#head, first: Math.max(first, this.#head.first) };
     } catch (cause) {
       throw this.#failed("rotate", cause);
     }
-    const kept = auditFiles(stateDir, name);
-    for (const oldest of kept.slice(0, Math.max(0, kept.length - files))) fs.rmSync(oldest, { force: true });
-    const first = firstNumberIn(kept.slice(-files)[0] ?? this.file) ?? this.#start;
-    this.#head = { ...this.#head, first: Math.max(first, this.#head.first) };
   }
 
   /** Resolves once every line written before the call is on disk. Throws IO, and then for ever. */
@@ -219,18 +230,29 @@ export class Chain {
   }
 
   #append(bytes: Buffer): void {
-    const size = this.#size;
     try {
+      if (this.#torn) this.#cutBack();
       writeAll(this.#fd, bytes);
       this.#size += bytes.length;
     } catch (cause) {
-      fs.ftruncateSync(this.#fd, size);
+      this.#torn = true;
+      try {
+        this.#cutBack();
+      } catch {
+        // A file system that has become read-only refuses this, too: the next line has to wait for it.
+      }
       throw this.#failed("write", cause);
     }
   }
 
+  #cutBack(): void {
+    fs.ftruncateSync(this.#fd, this.#size);
+    this.#torn = false;
+  }
+
   #failed(doing: string, cause: unknown): LegerError {
-    const why = systemCode(cause) === "ENOSPC" ? "the disk is full" : (systemCode(cause) ?? "failed");
+    const code = systemCode(cause) ?? "failed";
+    const why = WHY[code] ?? code;
     return new LegerError("IO", `${doing} audit log ${this.file}: ${why}`, {
       hints: ["what cannot be audited is not answered; make room, then try again"],
       cause,
@@ -246,12 +268,29 @@ export class Chain {
         }
         // After a failed fsync nobody knows which lines are on disk; going on would pretend to know.
         this.#lost = new LegerError("IO", `sync audit log ${this.file}: ${systemCode(cause) ?? "failed"}`, {
-          hints: ["see to the disk, then restart legerd"],
+          hints: ["legerd ends, and its next start goes on with what is on disk: see to the disk"],
           cause,
         });
+        this.#failure.reject(this.#lost);
         reject(this.#lost);
       });
     });
+  }
+}
+
+const WHY: Readonly<Record<string, string>> = {
+  ENOSPC: "the disk is full",
+  EDQUOT: "the disk quota is used up",
+  EROFS: "the file system is read-only",
+  EMFILE: "legerd has no file descriptor left",
+};
+
+function renameOr(from: string, to: string, undo: () => void): void {
+  try {
+    fs.renameSync(from, to);
+  } catch (error) {
+    undo();
+    throw error;
   }
 }
 
