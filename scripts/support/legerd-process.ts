@@ -7,6 +7,8 @@ export type LegerdProcess = {
   child: ChildProcess;
   /** Rejects, with what it said, when it ends before it is ready or takes too long. */
   ready: Promise<void>;
+  /** What it wrote to standard error so far. */
+  said: () => string;
   /** Its exit status; null when a signal ended it. */
   ended: Promise<number | null>;
 };
@@ -56,5 +58,5 @@ export function launchLegerd(
   });
   // Whoever kills it on purpose does not wait for it to get ready.
   ready.catch(() => {});
-  return { child, ready, ended };
+  return { child, ready, said: () => said, ended };
 }

@@ -1,0 +1,91 @@
+/** limits — takes legerd to its limits, one after the other: what it serves there, what it refuses in which words, and that it recovers by itself. */
+import { spawnSync } from "node:child_process";
+import { parseArgs } from "node:util";
+import { descriptors, doors, flood, idleClients } from "./limits/clients.ts";
+import { diskFails, diskFull, readOnly } from "./limits/disk.ts";
+import { clock, inotify, memory, suspend } from "./limits/machine.ts";
+import { isRoot, makeGround, type Row } from "./limits/ground.ts";
+
+const ROWS: readonly Row[] = [
+  idleClients,
+  flood,
+  doors,
+  descriptors,
+  diskFull,
+  diskFails,
+  readOnly,
+  clock,
+  suspend,
+  inotify,
+  memory,
+];
+
+/** Set where this runs in a mount namespace of its own. */
+const INSIDE = "LEGER_LIMITS_INSIDE";
+
+const HELP = `npm run test:limits -- [--all] [ROW…]
+
+Without a row, all that take no longer than some seconds; --all takes the slow ones along. What this machine cannot do is
+skipped, and said so.
+
+${ROWS.map(({ name, what, slow }) => `  ${name.padEnd(12)} ${what}${slow === true ? " (slow)" : ""}`).join("\n")}
+`;
+
+async function main(args: string[]): Promise<void> {
+  const options = { all: { type: "boolean" }, help: { type: "boolean", short: "h" } } as const;
+  const { values, positionals } = parseArgs({ args, allowPositionals: true, options });
+  const unknown = positionals.find((word) => ROWS.every(({ name }) => name !== word));
+  if (values.help === true || unknown !== undefined) {
+    process.stdout.write(HELP);
+    process.exitCode = unknown === undefined ? 0 : 64;
+    return;
+  }
+  const chosen = ROWS.filter(({ name, slow }) =>
+    positionals.length > 0 ? positionals.includes(name) : values.all === true || slow !== true,
+  );
+  if (isRoot() && process.env[INSIDE] === undefined) {
+    // What is mounted then is seen by nobody else, and goes with the last process.
+    const words = ["--mount", "--propagation", "private", process.execPath, ...process.argv.slice(1)];
+    const { status } = spawnSync("unshare", words, {
+      stdio: "inherit",
+      env: { ...process.env, [INSIDE]: "1" },
+    });
+    process.exitCode = status ?? 1;
+    return;
+  }
+  let failed = 0;
+  let skipped = 0;
+  for (const row of chosen) {
+    const missing = row.missing?.();
+    if (missing !== undefined) {
+      skipped += 1;
+      process.stdout.write(`limits: ${row.name}: skipped: ${missing}\n`);
+      continue;
+    }
+    failed += (await passes(row)) ? 0 : 1;
+  }
+  process.stdout.write(
+    `limits: ${chosen.length - failed - skipped} passed, ${failed} failed, ${skipped} skipped\n`,
+  );
+  if (failed > 0) process.exitCode = 1;
+}
+
+async function passes(row: Row): Promise<boolean> {
+  const started = performance.now();
+  try {
+    await using ground = makeGround();
+    const { served, refused, recovers } = await row.run(ground);
+    const tookSeconds = Math.round((performance.now() - started) / 1_000);
+    process.stdout.write(
+      `limits: ${row.name}: ${row.what} (${tookSeconds} s)\n  served    ${served}\n  refused   ${refused}\n  recovers  ${recovers}\n`,
+    );
+    return true;
+  } catch (error) {
+    process.stdout.write(
+      `limits: ${row.name}: FAILED: ${error instanceof Error ? error.message : String(error)}\n`,
+    );
+    return false;
+  }
+}
+
+await main(process.argv.slice(2));
