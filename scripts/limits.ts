@@ -3,8 +3,9 @@ import { spawnSync } from "node:child_process";
 import { parseArgs } from "node:util";
 import { descriptors, doors, flood, idleClients } from "./limits/clients.ts";
 import { diskFails, diskFull, readOnly } from "./limits/disk.ts";
+import { large } from "./limits/large.ts";
 import { clock, inotify, memory, suspend } from "./limits/machine.ts";
-import { isRoot, makeGround, type Row } from "./limits/ground.ts";
+import { INSIDE, isRoot, makeGround, type Row } from "./limits/ground.ts";
 
 const ROWS: readonly Row[] = [
   idleClients,
@@ -18,10 +19,8 @@ const ROWS: readonly Row[] = [
   suspend,
   inotify,
   memory,
+  large,
 ];
-
-/** Set where this runs in a mount namespace of its own. */
-const INSIDE = "LEGER_LIMITS_INSIDE";
 
 const HELP = `npm run test:limits -- [--all] [ROW…]
 
@@ -45,11 +44,12 @@ async function main(args: string[]): Promise<void> {
   );
   if (isRoot() && process.env[INSIDE] === undefined) {
     // What is mounted then is seen by nobody else, and goes with the last process.
-    const words = ["--mount", "--propagation", "private", process.execPath, ...process.argv.slice(1)];
-    const { status } = spawnSync("unshare", words, {
-      stdio: "inherit",
-      env: { ...process.env, [INSIDE]: "1" },
-    });
+    const apart = ["--mount", "--propagation", "private"];
+    const can = spawnSync("unshare", [...apart, "true"]).status === 0;
+    const program = [process.execPath, ...process.argv.slice(1)];
+    const [file = "", ...words] = can ? ["unshare", ...apart, ...program] : program;
+    const env = { ...process.env, [INSIDE]: can ? "1" : "0" };
+    const { status } = spawnSync(file, words, { stdio: "inherit", env });
     process.exitCode = status ?? 1;
     return;
   }

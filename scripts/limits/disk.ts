@@ -2,7 +2,7 @@
 import { execFileSync, spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import path from "node:path";
-import { isRoot, must, pause, until, type Ground, type Legerd, type Row } from "./ground.ts";
+import { INSIDE, isRoot, must, pause, until, type Ground, type Legerd, type Row } from "./ground.ts";
 
 const DISK_BYTES = 48 * 1024 * 1024;
 /** How long the disk is full. */
@@ -10,7 +10,9 @@ const FULL_MS = Number(process.env["LEGER_LIMITS_FULL_MS"] ?? 5_000);
 
 function missing(): string | undefined {
   if (!isRoot()) return "root is needed, to mount a file system";
-  return fs.existsSync("/dev/loop-control") ? undefined : "there are no loop devices here";
+  if (process.env[INSIDE] !== "1") return "a mount namespace is not to be had here";
+  if (spawnSync("mkfs.ext4", ["-V"]).status !== 0) return "there is no mkfs.ext4 (e2fsprogs)";
+  return spawnSync("losetup", ["-f"]).status === 0 ? undefined : "there are no loop devices here";
 }
 
 type Disk = { device: string; mountPoint: string; image: string; stateDir: string };

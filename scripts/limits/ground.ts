@@ -51,7 +51,10 @@ export type Legerd = LegerdProcess & {
   stop: () => Promise<void>;
 };
 
-type AskOptions = { body?: unknown; socket?: string; timeoutMs?: number };
+type AskOptions = { body?: unknown; socket?: string; timeoutMs?: number; maxBodyBytes?: number };
+
+/** In the environment where this runs as root: 1 in a mount namespace of its own, 0 where there is none to be had. */
+export const INSIDE = "LEGER_LIMITS_INSIDE";
 
 const SETEC = { "content-type": "application/json", "sec-x-tailscale-no-browsers": "setec" };
 const STOP_TIMEOUT_MS = 10_000;
@@ -92,7 +95,7 @@ function asking(socket: string): Pick<Legerd, "ask" | "get" | "put"> {
   const ask: Legerd["ask"] = async (
     method,
     at,
-    { body, socket: other = socket, timeoutMs = 10_000 } = {},
+    { body, socket: other = socket, timeoutMs = 10_000, maxBodyBytes } = {},
   ) => {
     const bytes = body === undefined ? undefined : Buffer.from(JSON.stringify(body));
     const request = {
@@ -103,7 +106,9 @@ function asking(socket: string): Pick<Legerd, "ask" | "get" | "put"> {
       ...(bytes === undefined ? {} : { body: bytes }),
     };
     try {
-      const answer = await nodeWire(other).request(request);
+      const answer = await nodeWire(other, maxBodyBytes === undefined ? {} : { maxBodyBytes }).request(
+        request,
+      );
       return { status: answer.status, text: Buffer.from(answer.body).toString().trimEnd() };
     } catch (error) {
       return { status: 0, text: error instanceof Error ? error.message : String(error) };
