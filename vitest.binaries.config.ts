@@ -13,7 +13,7 @@ export default defineConfig({
       "test/driver/{driver,faults}.test.ts",
       "test/fetch/**/*.test.ts",
       "test/cli/{main,secrets,services,audit,prompt}.test.ts",
-      "test/daemon/activation.test.ts",
+      "test/daemon/{activation,metrics}.test.ts",
     ],
     testTimeout: 120_000,
     hookTimeout: 120_000,

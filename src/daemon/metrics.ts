@@ -78,7 +78,11 @@ function ofProcess({ version, startedAt }: MetricsNeeds): Metric[] {
     gauge("legerd_build_info", "Always 1; the version is a label.", [[{ version }, 1]]),
     gauge("process_start_time_seconds", "When legerd started, in seconds since 1970.", seconds(startedAt)),
     counter("process_cpu_seconds_total", "CPU time that legerd took.", (user + system) / 1e6),
-    gauge("process_resident_memory_bytes", "Memory that legerd has.", process.memoryUsage.rss()),
+    gauge(
+      "process_resident_memory_bytes",
+      "Memory that legerd has.",
+      tellable(() => process.memoryUsage.rss()),
+    ),
     gauge("process_open_fds", "Files and sockets that legerd has open.", tellable(countDescriptors)),
     gauge("process_max_fds", "How many it may have open.", tellable(maxDescriptors)),
   ];

@@ -1,8 +1,10 @@
+import { execFileSync } from "node:child_process";
 import * as fs from "node:fs";
 import { expect, test } from "vitest";
 import { Secret } from "../../src/core/secret.ts";
+import { VERSION } from "../../src/core/version.ts";
 import { noteBackup } from "../../src/store/last-backup.ts";
-import { startTestLegerd, type Places, type TestLegerd } from "../support/legerd.ts";
+import { makePlaces, spawnLegerd, startTestLegerd, type Places, type TestLegerd } from "../support/legerd.ts";
 import { parsePrometheusText, type Family } from "../support/prometheus-text.ts";
 import { exchange, sendRaw } from "../support/raw-http.ts";
 
@@ -167,4 +169,19 @@ test("a door with grants has no metrics, unless it is opened for them", async ()
   await scrape(`${daemon.runtimeDir}/prometheus/legerd.sock`);
   const { value } = await scrape(daemon.socket);
   expect(value('legerd_requests_total{method="GET",route="/metrics",status="403"}')).toBe(1);
+});
+
+test("a legerd of its own process, compiled or not, has metrics, also once it has no descriptor left to count them by", async () => {
+  using places = makePlaces();
+  await using daemon = await spawnLegerd(places);
+  const first = await scrape(places.socket);
+  expect(first.value(`legerd_build_info{version="${VERSION}"}`)).toBe(1);
+  expect(first.value("process_resident_memory_bytes")).toBeGreaterThan(0);
+  const openFds = first.value("process_open_fds") ?? Number.NaN;
+  // Room for the connection, and for nothing to be opened then.
+  execFileSync("prlimit", ["--pid", String(daemon.pid), `--nofile=${openFds}:`]);
+  const second = await scrape(places.socket);
+  expect(second.value("process_open_fds")).toBeUndefined();
+  expect(second.value("process_resident_memory_bytes")).toBeUndefined();
+  expect(second.value("legerd_secrets")).toBe(0);
 });
