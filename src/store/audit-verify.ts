@@ -1,7 +1,7 @@
 /** audit-verify — whether the audit logs are whole: no line cut, missing, changed, moved or put back. */
 import * as fs from "node:fs";
 import type { KeyObject } from "node:crypto";
-import { AUDIT_LOGS, auditFiles } from "../core/audit-files.ts";
+import { AUDIT_LOGS, auditFile, auditFiles } from "../core/audit-files.ts";
 import { systemCode } from "../core/error.ts";
 import { nextTurn } from "../core/turn.ts";
 import type { AuditHeads } from "./audit.ts";
@@ -23,7 +23,7 @@ export type AuditPlace = {
   heads: AuditHeads | undefined;
 };
 
-/** Most sentences: a log that was changed all over would make one for each line. */
+/** Most sentences about one log: one that was changed all over would make one for each line, and hide what is wrong with the other. */
 const MAX_PROBLEMS = 100;
 const CHUNK_BYTES = 256 * 1024;
 /** How long the event loop is kept before others get their turn. */
@@ -41,14 +41,16 @@ export async function verifyAudit({ stateDir, key, heads }: AuditPlace): Promise
   for (const which of ["everything", "changes"] as const) {
     // All at once: a rotation meanwhile renames files, which their descriptors do not mind.
     const files = openFiles(stateDir, AUDIT_LOGS[which]);
+    const before = report.problems.length;
     try {
       await verifyChain(files, key, heads?.[which], report);
     } finally {
       for (const { fd } of files) fs.closeSync(fd);
     }
+    const surplus = report.problems.splice(before + MAX_PROBLEMS).length;
+    if (surplus > 0)
+      report.problems.push(`${auditFile(stateDir, AUDIT_LOGS[which])}: and ${surplus} problems more`);
   }
-  const more = report.problems.length - MAX_PROBLEMS;
-  if (more > 0) report.problems = [...report.problems.slice(0, MAX_PROBLEMS), `and ${more} problems more`];
   return report;
 }
 

@@ -36,6 +36,10 @@ const MAC_BYTES = 16;
 /** A line holds one request's names at most; a request is 1.5 MiB, and JSON may write a byte as six. */
 const MAX_LINE_BYTES = 16 * 1024 * 1024;
 
+/** How far from the end, or from one hole to the next, holes are looked for: a disk writes more at a time. */
+const HOLE_SEARCH_BYTES = 1024 * 1024;
+const CHUNK_BYTES = 64 * 1024;
+
 const NEWLINE = 0x0a;
 
 /** Keyed hash of a line as it stands before its `,"mac"`. */
@@ -46,7 +50,7 @@ export function chainMac(key: KeyObject, before: string, line: string): string {
 
 /**
  * Opens a log for appending, made where it is missing. A line that a kill or a power cut left unfinished is told to
- * `log` and cut off: nobody was answered on it. Lines that are missing at the end are told, too; the numbers go on
+ * `log` and cut off: nobody was answered on it. So is what a power cut made holes in; the lines between them stay. Lines that are missing at the end are told, too; the numbers go on
  * behind them, so that the gap stays to be seen. Throws UNSAFE for what is no regular file, IO.
  */
 export function openChain(options: ChainOptions): Chain {
@@ -55,6 +59,10 @@ export function openChain(options: ChainOptions): Chain {
   try {
     fs.rmSync(`${file}.new`, { force: true });
     const fd = openAppending(file);
+    const spoilt = takeOutHoles(file);
+    if (spoilt > 0) {
+      log(`legerd: warning: ${file}: took out ${spoilt} lines that a power cut had left incomplete`);
+    }
     const torn = cutTornLine(fd);
     if (torn !== "") {
       log(`legerd: notice: ${file}: cut off an unfinished line: ${JSON.stringify(torn.slice(0, 1_000))}`);
@@ -164,7 +172,12 @@ export class Chain {
       try {
         writeAll(fd, bytes);
         fs.renameSync(this.file, segment);
-        renameOr(next, this.file, () => fs.renameSync(segment, this.file));
+        // Nothing else orders the two in a power cut: the second alone would leave no name for what was written.
+        const replace = (): void => {
+          syncDirectory(stateDir);
+          fs.renameSync(next, this.file);
+        };
+        workOr(replace, () => fs.renameSync(segment, this.file));
       } catch (error) {
         fs.closeSync(fd);
         throw error;
@@ -285,9 +298,9 @@ const WHY: Readonly<Record<string, string>> = {
   EMFILE: "legerd has no file descriptor left",
 };
 
-function renameOr(from: string, to: string, undo: () => void): void {
+function workOr(work: () => void, undo: () => void): void {
   try {
-    fs.renameSync(from, to);
+    work();
   } catch (error) {
     undo();
     throw error;
@@ -323,7 +336,7 @@ function lastOf(stateDir: string, name: string): { n: number; mac: string } | un
 
 /** A line's number, hash, and what the hash covers; undefined for what is no line of a chain. */
 export function parseChainLine(line: string): { n: number; mac: string; covered: string } | undefined {
-  const [, covered, n, mac] = /^(\{"n":(\d{1,15}),.*),"mac":"([\w-]{22})"\}$/.exec(line) ?? [];
+  const [, covered, n, mac] = /^(\{"n":(\d{1,15}),[^\0]*),"mac":"([\w-]{22})"\}$/.exec(line) ?? [];
   if (covered === undefined || n === undefined || mac === undefined) return undefined;
   return { n: Number(n), mac, covered };
 }
@@ -342,6 +355,52 @@ function lastLineOf(file: string): string {
   } finally {
     fs.closeSync(fd);
   }
+}
+
+/**
+ * Lines that were not synced when the power went may come back with zeros for some of their blocks, before others that are whole.
+ * Takes those out, and returns how many there were.
+ */
+function takeOutHoles(file: string): number {
+  const fd = fs.openSync(file, fs.constants.O_RDWR | fs.constants.O_NOFOLLOW);
+  try {
+    const hole = findHole(fd);
+    if (hole === undefined) return 0;
+    const { size } = fs.fstatSync(fd);
+    const from = Math.max(0, hole - MAX_LINE_BYTES);
+    const tail = Buffer.alloc(size - from);
+    fs.readSync(fd, tail, 0, tail.length, from);
+    const start = hole === 0 ? 0 : tail.lastIndexOf(NEWLINE, hole - from - 1) + 1;
+    const lines = tail.toString("utf8", start).split("\n");
+    const unfinished = lines.pop() === "" ? 0 : 1;
+    const whole = lines.filter((line) => parseChainLine(line) !== undefined);
+    // In place: a kill amid this leaves holes or an unfinished line again, and no line less.
+    const bytes = Buffer.from(whole.map((line) => `${line}\n`).join(""));
+    for (let at = 0; at < bytes.length;) {
+      at += fs.writeSync(fd, bytes, at, bytes.length - at, from + start + at);
+    }
+    fs.ftruncateSync(fd, from + start + bytes.length);
+    fs.fdatasyncSync(fd);
+    return lines.length - whole.length + unfinished;
+  } finally {
+    fs.closeSync(fd);
+  }
+}
+
+/** Where the first of the holes near a file's end begins. No line has a zero in it. */
+function findHole(fd: number): number | undefined {
+  const chunk = Buffer.alloc(CHUNK_BYTES);
+  let found: number | undefined;
+  let end = fs.fstatSync(fd).size;
+  for (let due = HOLE_SEARCH_BYTES; end > 0 && due > 0;) {
+    const start = Math.max(0, end - CHUNK_BYTES);
+    fs.readSync(fd, chunk, 0, end - start, start);
+    const at = chunk.subarray(0, end - start).indexOf(0);
+    if (at >= 0) found = start + at;
+    due = at >= 0 ? HOLE_SEARCH_BYTES : due - (end - start);
+    end = start;
+  }
+  return found;
 }
 
 /** Cuts off what stands behind the last newline, and gives it back. */

@@ -127,7 +127,9 @@ export function findDatabase({ stateDir, credentialsDir }: Where): {
 /** Makes the state directory where it is missing. Throws UNSAFE for one that others may write to or that isn't ours. */
 export function prepareStateDirectory(stateDir: string): void {
   try {
-    fs.mkdirSync(stateDir, { recursive: true, mode: 0o700 });
+    const made = fs.mkdirSync(stateDir, { recursive: true, mode: 0o700 });
+    // Also where it isn't us who made it: systemd has, a moment ago.
+    if (!fs.existsSync(path.join(stateDir, DATABASE_FILE))) syncAbove(stateDir, made ?? stateDir);
   } catch (cause) {
     throw new LegerError("IO", `create state directory ${stateDir}: ${systemCode(cause) ?? "failed"}`, {
       cause,
@@ -147,6 +149,19 @@ export function prepareStateDirectory(stateDir: string): void {
         hints: [`chmod 700 ${stateDir}`],
       },
     );
+  }
+}
+
+/** Makes the entries durable that lead to a directory, from that of `highest` above it on: else a power cut takes all that is in it. */
+function syncAbove(directory: string, highest: string): void {
+  for (let below = directory; ; below = path.dirname(below)) {
+    try {
+      syncDirectory(path.dirname(below));
+    } catch (error) {
+      // Whoever may not list it has not made it.
+      if (systemCode(error) !== "EACCES") throw error;
+    }
+    if (below === highest || below === path.dirname(below)) return;
   }
 }
 
@@ -473,9 +488,11 @@ function checkHeader(file: string): void {
   }
   const stored = header.readUInt16BE(16);
   const pageSize = stored === 1 ? 65_536 : stored;
-  // With a log beside it the file may rightly be shorter than the header of the last commit says.
-  const pages = sizeOf(`${file}-wal`) > 0 ? 1 : header.readUInt32BE(28);
-  if (pageSize < 512 || size % pageSize !== 0 || size < pages * pageSize) {
+  // With a log beside it the file may rightly be shorter than the header of the last commit says, or end amid a page that
+  // was being copied when the power went.
+  const hasLog = sizeOf(`${file}-wal`) > 0;
+  const isCut = !hasLog && (size % pageSize !== 0 || size < header.readUInt32BE(28) * pageSize);
+  if (pageSize < 512 || size < pageSize || isCut) {
     throw new LegerError("DAMAGED", `open ${file}: it is cut short`, { hints });
   }
 }

@@ -79,6 +79,48 @@ test("a torn line is cut off and told; a whole one stays", async () => {
   expect(await verifyAt(state, audit.heads)).toEqual({ lines: 17, unnumbered: 0, problems: [] });
 });
 
+test("what a power cut made holes in is taken out and told; the lines between stay, and what is missing is seen", async () => {
+  using state = place();
+  await written(state);
+  const file = path.join(state.dir, "audit.log");
+  const lines = fs.readFileSync(file, "utf8").split("\n").slice(0, -1);
+  // A hole from the middle of line 4 to that of line 6, and one at the end.
+  const spoilt = lines.with(3, `${lines[3]?.slice(0, 20)}${"\0".repeat(200)}`).with(4, "\0".repeat(220));
+  const hole = `${spoilt.slice(0, 5).join("\n").slice(0, -1)}\0\0${spoilt.slice(5).join("\n").slice(1)}`;
+  fs.writeFileSync(file, `${hole}\n\0\0\0\0`);
+  const said: string[] = [];
+  const audit = openAt(state, { log: (line) => said.push(line) });
+  expect(said).toEqual([`legerd: warning: ${file}: took out 3 lines that a power cut had left incomplete`]);
+  await get(audit, "later");
+  audit.close();
+  expect(linesIn(state).map(({ n }) => n)).toEqual([1, 2, 3, 7, 8, 9, 10, 11, 12, 13, 14]);
+  expect(await verifyAt(state, audit.heads)).toMatchObject({
+    problems: [`${file}:4: lines 4 to 6 are missing before it`],
+  });
+});
+
+test("damage all over one log does not hide what is wrong with the other", async () => {
+  using state = place();
+  const audit = openAt(state);
+  for (let at = 0; at < 150; at += 1) await get(audit, `s${at}`);
+  for (const name of ["a", "b", "c"]) await put(audit, name);
+  audit.close();
+  edit(state, "audit.log", (lines) => lines.map((line) => line.replace('"alice"', '"malice"')));
+  edit(state, "audit-changes.log", (lines) => lines.toSpliced(1, 1));
+  const { problems } = await verifyAt(state, audit.heads);
+  expect(problems).toHaveLength(102);
+  expect(problems[100]).toBe(`${path.join(state.dir, "audit.log")}: and 53 problems more`);
+  expect(problems[101]).toMatch(/audit-changes\.log:2: line 2 is missing before it/);
+});
+
+test("a name with characters that end a line in JavaScript is no change to its line", async () => {
+  using state = place();
+  const audit = openAt(state);
+  await put(audit, "a\u2028b\u2029c");
+  audit.close();
+  expect(await verifyAt(state, audit.heads)).toEqual({ lines: 2, unnumbered: 0, problems: [] });
+});
+
 test("lines of an older legerd without numbers become the oldest segment", async () => {
   using state = place();
   fs.writeFileSync(path.join(state.dir, "audit.log"), OLD + OLD, { mode: 0o600 });

@@ -292,6 +292,19 @@ describe("with one bit of the file flipped", () => {
   });
 });
 
+test("a database that ends amid a page is read with its log: the power went while that was copied", async () => {
+  using state = temporaryState();
+  const crashed = path.join(state.parent, "crashed");
+  await using store = openStore({ stateDir: state.dir });
+  await build(state.dir, store);
+  fs.cpSync(state.dir, crashed, { recursive: true });
+  fs.chmodSync(crashed, 0o700);
+  fs.appendFileSync(path.join(crashed, "secrets.db"), Buffer.alloc(512));
+  await using copy = openStore({ stateDir: crashed });
+  expect(await copy.list()).toEqual(await store.list());
+  expect(copy.get("alpha")).toEqual(store.get("alpha"));
+});
+
 test("a database that was cut short anywhere is refused and left as it was", async () => {
   using state = temporaryState();
   const { pristine } = await closedStore(state.dir);
