@@ -12,9 +12,11 @@ const Line = z.object({
   version: z.int().optional(),
   podman_id: z.string().optional(),
   service: z.string().optional(),
+  token: z.string().optional(),
 });
 
-const READS: ReadonlySet<string> = new Set(["get", "info"]);
+/** "rotate": the line that a new file begins with. */
+const NO_CHANGES: ReadonlySet<string> = new Set(["get", "info", "rotate"]);
 
 /** Reads an audit log on from where it was left. */
 export class AuditTail {
@@ -52,28 +54,32 @@ export class AuditTail {
     const lines = bytes.toString().split("\n");
     if (lines.pop() !== "") faults.push("audit log: the last line has no end");
     return lines.flatMap((line) => {
-      let json: unknown;
-      try {
-        json = JSON.parse(line);
-      } catch {
-        faults.push(`audit log: not JSON: ${line.slice(0, 200)}`);
-        return [];
-      }
-      const parsed = Line.safeParse(json);
-      if (!parsed.success) {
-        faults.push(`audit log: not a line of legerd's: ${line.slice(0, 200)}`);
-        return [];
-      }
-      const { action, secret, version, podman_id: id, service } = parsed.data;
-      if (READS.has(action)) return [];
-      if (id !== undefined) {
-        return [{ label: `entry ${id}`, text: secret === undefined ? action : `${action} to ${secret}` }];
-      }
-      if (service !== undefined) return [{ label: `service ${service}`, text: action }];
-      const text = version === undefined ? action : `${action} ${version}`;
-      return [{ label: `secret ${secret ?? ""}`, text }];
+      const change = changeOf(line);
+      if (change !== "no line") return change ?? [];
+      faults.push(`audit log: not a line of legerd's: ${line.slice(0, 200)}`);
+      return [];
     });
   }
+}
+
+/** What a line of an audit log says was changed, in the words of the model; undefined where it was only read. */
+export function changeOf(line: string): { label: string; text: string } | undefined | "no line" {
+  let json: unknown;
+  try {
+    json = JSON.parse(line);
+  } catch {
+    return "no line";
+  }
+  const parsed = Line.safeParse(json);
+  if (!parsed.success) return "no line";
+  const { action, secret, version, podman_id: id, service, token } = parsed.data;
+  if (NO_CHANGES.has(action)) return undefined;
+  if (id !== undefined) {
+    return { label: `entry ${id}`, text: secret === undefined ? action : `${action} to ${secret}` };
+  }
+  if (service !== undefined) return { label: `service ${service}`, text: action };
+  if (token !== undefined) return { label: `token ${token}`, text: action };
+  return { label: `secret ${secret ?? ""}`, text: version === undefined ? action : `${action} ${version}` };
 }
 
 function missing(item: Item, text: string): string {

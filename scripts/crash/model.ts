@@ -19,6 +19,7 @@ type SecretState =
   | undefined;
 type EntryState = { secret: string } | { fingerprint: string } | undefined;
 type ServiceState = Readonly<Record<string, string>> | undefined;
+type TokenState = readonly string[] | undefined;
 
 export const ABSENT = "not there";
 
@@ -59,9 +60,14 @@ export function describeService(variables: Readonly<Record<string, string>>): st
     .join(" ")}`;
 }
 
+/** `secrets`: which ones it may read. */
+export function describeToken(secrets: readonly string[]): string {
+  return `for ${secrets.join(" ")}`;
+}
+
 /** Something that one writer alone changes, one change at a time. */
 export type Item = {
-  /** As audit lines and observations name it: "secret NAME", "entry ID", "service NAME". */
+  /** As audit lines and observations name it: "secret NAME", "entry ID", "service NAME", "token NAME". */
   readonly label: string;
   /** Chooses the next change. Until its answer is taken in, it may or may not have been carried out. */
   begin(random: Random): Call;
@@ -69,6 +75,8 @@ export type Item = {
   acknowledge(reply: Reply): boolean;
   /** Compares with what is there now, and takes that as the truth about a change that was never answered. */
   settle(observed: string): Settled;
+  /** What is there once what was begun is carried out, and its line in the audit log; undefined where nothing is begun. */
+  underWay(): { text: string; audit: string } | undefined;
   /** True once something was begun, until it is settled. */
   touched(): boolean;
   /** Forgets and returns the audit lines of everything since the last time, in their order. */
@@ -81,15 +89,16 @@ type Settled = { fault: string | undefined; unanswered: "none" | "carried out" |
 /** A line that must be in the audit log or, where nobody knows, may be. */
 type AuditLine = { text: string; certain: boolean };
 
-/** A writer's own things, none of which is there at first. */
-export function makeItems(writer: number): Item[] {
-  const secrets = ["a", "b"].map((last) => `leger/writer-${writer}/${last}`);
+/** A writer's own things, none of which is there at first. `padding`: makes names, and so lines of the audit log, longer. */
+export function makeItems(writer: number, padding = ""): Item[] {
+  const secrets = ["a", "b"].map((last) => `leger/writer-${writer}/${padding}${last}`);
   const id = `${writer.toString(16).padStart(4, "0")}${"c".repeat(21)}`;
-  const service = `writer-${writer}`;
+  const own = `writer-${writer}`;
   return [
     ...secrets.map((name) => makeItem(`secret ${name}`, secretKind(name), undefined)),
     makeItem(`entry ${id}`, entryKind(id, secrets), undefined),
-    makeItem(`service ${service}`, serviceKind(service, secrets), undefined),
+    makeItem(`service ${own}`, serviceKind(own, secrets), undefined),
+    makeItem(`token ${own}`, tokenKind(own, secrets), undefined),
   ];
 }
 
@@ -101,6 +110,8 @@ function makeItem<State>(label: string, { choose, describe }: Kind<State>, first
   return {
     label,
     touched: () => touched,
+    underWay: () =>
+      underWay === undefined ? undefined : { text: describe(underWay.next), audit: underWay.audit },
     begin(random) {
       touched = true;
       underWay = choose(state, random);
@@ -274,6 +285,30 @@ function serviceKind(service: string, secrets: readonly string[]): Kind<ServiceS
         answer: { status: 200 },
         next: variables,
         audit: "set-service",
+      };
+    },
+  };
+}
+
+function tokenKind(token: string, secrets: readonly string[]): Kind<TokenState> {
+  const path = `/v1/tokens/${token}`;
+  return {
+    describe: (state) => (state === undefined ? ABSENT : describeToken(state)),
+    choose(state, random) {
+      if (state !== undefined) {
+        return {
+          call: { method: "DELETE", path },
+          answer: { status: 200 },
+          next: undefined,
+          audit: "revoke-token",
+        };
+      }
+      const secret = [`${pick(secrets, random) ?? ""}*`, `leger/${Math.floor(random() * 1e9)}`];
+      return {
+        call: { method: "PUT", path, body: JSON.stringify({ grants: [{ action: ["get"], secret }] }) },
+        answer: { status: 200 },
+        next: secret,
+        audit: "create-token",
       };
     },
   };

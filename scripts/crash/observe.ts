@@ -1,7 +1,14 @@
 /** observe — everything a running legerd has, read through its socket and written down as the model does. */
 import { z } from "zod";
 import type { Call, Connection } from "./connection.ts";
-import { describeEntry, describeSecret, describeService, fingerprint, setecCall } from "./model.ts";
+import {
+  describeEntry,
+  describeSecret,
+  describeService,
+  describeToken,
+  fingerprint,
+  setecCall,
+} from "./model.ts";
 
 const Infos = z
   .array(z.object({ Name: z.string(), Versions: z.array(z.int()), ActiveVersion: z.int() }))
@@ -12,11 +19,15 @@ const Services = z.object({
   services: z.array(z.object({ name: z.string(), variables: z.record(z.string(), z.string()) })),
 });
 
+const Tokens = z.object({
+  tokens: z.array(z.object({ name: z.string(), grants: z.array(z.object({ secret: z.array(z.string()) })) })),
+});
+
 /** Label → what is there under it; for a secret also `shape`, its version numbers alone. */
 export type Seen = ReadonlyMap<string, { text: string; shape: string }>;
 
 /**
- * Every secret with its versions, every entry of Podman's and every service. The values of a secret that is in
+ * Every secret with its versions, every entry of Podman's, every service and every token. The values of a secret that is in
  * `known` with the same version numbers are not read again.
  */
 export async function observe(connections: readonly Connection[], known: Seen): Promise<Seen> {
@@ -25,6 +36,7 @@ export async function observe(connections: readonly Connection[], known: Seen): 
   const infos = Infos.parse(await askJson(first, setecCall("list", {}))) ?? [];
   const { entries } = Entries.parse(await askJson(first, { method: "GET", path: "/v1/podman/list" }));
   const { services } = Services.parse(await askJson(first, { method: "GET", path: "/v1/services" }));
+  const { tokens } = Tokens.parse(await askJson(first, { method: "GET", path: "/v1/tokens" }));
   const found = new Map<string, { text: string; shape: string }>();
   const reads: ((connection: Connection) => Promise<void>)[] = [];
   for (const { Name, Versions, ActiveVersion } of infos) {
@@ -61,6 +73,9 @@ export async function observe(connections: readonly Connection[], known: Seen): 
   }
   for (const { name, variables } of services) {
     found.set(`service ${name}`, { text: describeService(variables), shape: "" });
+  }
+  for (const { name, grants } of tokens) {
+    found.set(`token ${name}`, { text: describeToken(grants.flatMap(({ secret }) => secret)), shape: "" });
   }
   await Promise.all(
     connections.map(async (connection) => {
