@@ -120,10 +120,7 @@ async function serve(options: Options): Promise<void> {
     audit: config?.audit,
     log,
   });
-  const addresses = [
-    ...doors.map(({ unix }) => unix),
-    ...tcpDoors.map(({ tcp }) => `${tcp.address}:${tcp.port}`),
-  ];
+  const addresses = [...daemon.sockets, ...tcpDoors.map(({ tcp }) => `${tcp.address}:${tcp.port}`)];
   log(`legerd: ready: ${addresses.join(", ")}`);
   const stopping = new AbortController();
   const count = addresses.length === 1 ? "one door" : `${addresses.length} doors`;

@@ -234,7 +234,8 @@ type ExplainArgs = { door: string; secret?: string | undefined; json?: boolean |
 async function explain({ terminal, settings }: Cli, daemon: Daemon, args: ExplainArgs): Promise<void> {
   const doors = await daemon.doors();
   const door = doors.find(({ principal, name, unix }) => [principal, name, unix].includes(args.door));
-  if (door === undefined) throw noDoor(args.door, "legerd has none of that name, or was not restarted since");
+  if (door === undefined)
+    throw noDoor(args.door, "legerd has none of that name open, or was not restarted since");
   const { namespace } = settings;
   const secret = args.secret === undefined ? undefined : fullName(args.secret, namespace);
   const rules = secret === undefined ? undefined : ACTIONS.map((action) => ruleOf(door, action, secret));

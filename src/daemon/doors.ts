@@ -13,9 +13,15 @@ const PROBE_TIMEOUT_MS = 1_000;
 const BACKLOG = 4_096;
 
 /**
+ * Something is in the way at a door's own place. Whoever was given a door's directory to write to can bring that about,
+ * so it is not to harm other doors.
+ */
+export class SpoiltDoor extends LegerError {}
+
+/**
  * Listens at a door of our own. Its directory is made where it is missing, open to whom the door is, and refused where
  * others could write to it; a socket that nobody answers at any more is removed, one that somebody answers at is
- * refused.
+ * refused. SpoiltDoor for what stands in its place.
  */
 export async function listenAt(server: http.Server, door: DoorConfig): Promise<void> {
   const { unix, mode } = door;
@@ -36,7 +42,8 @@ export async function listenAt(server: http.Server, door: DoorConfig): Promise<v
   } catch (cause) {
     const code = systemCode(cause);
     const hints = code === "EINVAL" ? ["a socket's path may have at most 107 bytes"] : [];
-    throw new LegerError("IO", `listen at ${unix}: ${code ?? "failed"}`, { cause, hints });
+    const Failure = code === "EADDRINUSE" ? SpoiltDoor : LegerError;
+    throw new Failure("IO", `listen at ${unix}: ${code ?? "failed"}`, { cause, hints });
   }
   if (gid !== undefined) giveTo(unix, gid, unix);
 }
@@ -92,12 +99,12 @@ function prepareDirectory(unix: string): void {
   }
   const stat = fs.lstatSync(directory);
   if (!stat.isDirectory())
-    throw new LegerError("UNSAFE", `listen at ${unix}: ${directory} is not a directory`);
+    throw new SpoiltDoor("UNSAFE", `listen at ${unix}: ${directory} is not a directory`);
   if (stat.uid !== process.geteuid?.()) {
-    throw new LegerError("UNSAFE", `listen at ${unix}: ${directory} belongs to user ${stat.uid}, not to us`);
+    throw new SpoiltDoor("UNSAFE", `listen at ${unix}: ${directory} belongs to user ${stat.uid}, not to us`);
   }
   if ((stat.mode & 0o022) !== 0) {
-    throw new LegerError("UNSAFE", `listen at ${unix}: others may write to ${directory}`, {
+    throw new SpoiltDoor("UNSAFE", `listen at ${unix}: others may write to ${directory}`, {
       hints: [`chmod 700 ${directory}`],
     });
   }
@@ -128,7 +135,7 @@ function openDirectory({ unix, mode }: DoorConfig, gid: number | undefined): voi
 
 function giveTo(file: string, gid: number, unix: string): void {
   try {
-    fs.chownSync(file, -1, gid);
+    fs.lchownSync(file, -1, gid);
   } catch (cause) {
     throw new LegerError("CONFIG", `listen at ${unix}: cannot give ${file} to group ${gid}`, {
       hints: ["whoever runs legerd must be in that group"],
@@ -193,12 +200,12 @@ async function removeStaleSocket(unix: string): Promise<void> {
   const stat = fs.lstatSync(unix, { throwIfNoEntry: false });
   if (stat === undefined) return;
   if (!stat.isSocket()) {
-    throw new LegerError("CONFIG", `listen at ${unix}: something that is not a socket is there`, {
+    throw new SpoiltDoor("CONFIG", `listen at ${unix}: something that is not a socket is there`, {
       hints: ["move it away, or choose another path"],
     });
   }
   if (await isAnswered(unix)) {
-    throw new LegerError("REFUSED", `listen at ${unix}: another program listens there`, {
+    throw new SpoiltDoor("REFUSED", `listen at ${unix}: another program listens there`, {
       hints: ["stop it first, or choose another path with --socket PATH"],
     });
   }

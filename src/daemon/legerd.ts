@@ -7,14 +7,14 @@ import type { AuditLog } from "../store/audit.ts";
 import { DAMAGE_HINTS, openStore, type Store } from "../store/store.ts";
 import type { DaemonConfig, DoorConfig, TcpDoorConfig } from "./config.ts";
 import { Credentials } from "./credentials.ts";
-import { listenAt, listenAtInherited } from "./doors.ts";
+import { listenAt, listenAtInherited, SpoiltDoor } from "./doors.ts";
 import { Pins } from "./pins.ts";
 import { createDoorServer } from "./server.ts";
 import { Session, type Caller } from "./session.ts";
 import { createGate, listenAtTcp, readTls, watchTls } from "./tcp.ts";
 import { Tokens } from "./tokens.ts";
 import { Traffic } from "./traffic.ts";
-import type { StatusFacts } from "./request.ts";
+import type { DoorFacts, StatusFacts } from "./request.ts";
 import type { InheritedSocket } from "./systemd.ts";
 
 export type LegerdOptions = {
@@ -47,11 +47,16 @@ const VERIFY_AFTER_MS = 5_000;
 export type Legerd = {
   /** Finishes what is under way, for at most `graceMs`, then closes the store. */
   stop(graceMs: number): Promise<void>;
+  /** The unix sockets that it listens at: all that were named, but for those of SpoiltDoor. */
+  readonly sockets: readonly string[];
   /** Rejects when it can no longer do its work; the process should then end. */
   readonly failed: Promise<never>;
 };
 
-/** Opens the store and listens at every door; all of it or, with an error, none. */
+/**
+ * Opens the store and listens at every door; all of it or, with an error, none. Only a door with grants whose place was
+ * spoilt stays closed alone.
+ */
 export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
   const { stateDir, credentialsDir, doors, inherited = [], cacheEntries, log } = options;
   const sockets = socketsByDoor(doors, inherited);
@@ -68,6 +73,7 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
     );
   }
   const servers: http.Server[] = [];
+  const listening: DoorFacts[] = [];
   const watches = new DisposableStack();
   let audit: AuditLog | undefined;
   let credentials: Credentials | undefined;
@@ -118,7 +124,7 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
           servers,
         });
       },
-      doors: doors.map((door) => ({ ...door, mode: door.mode.toString(8).padStart(4, "0") })),
+      doors: listening,
     };
     const tokens = new Tokens(store);
     const open = (caller: Caller): Session =>
@@ -132,9 +138,18 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
         traffic,
         log,
       });
-      servers.push(server);
       const socket = sockets.get(door);
-      await (socket === undefined ? listenAt(server, door) : listenAtInherited(server, door, socket));
+      try {
+        await (socket === undefined ? listenAt(server, door) : listenAtInherited(server, door, socket));
+      } catch (error) {
+        // A container may have done that to its own directory: all others are served as before.
+        if (door.grants === undefined || !(error instanceof SpoiltDoor)) throw error;
+        log(`legerd: error: ${error.message}; this door stays closed`);
+        for (const hint of error.hints) log(`legerd: hint: ${hint}`);
+        continue;
+      }
+      servers.push(server);
+      listening.push({ ...door, mode: door.mode.toString(8).padStart(4, "0") });
       if (door.principal === "")
         log(`legerd: warning: door ${door.unix} names no principal: every call there is refused`);
       for (const word of unknownActions(door)) {
@@ -169,6 +184,7 @@ export async function startLegerd(options: LegerdOptions): Promise<Legerd> {
     options.verifyAfterMs ?? VERIFY_AFTER_MS,
   ).unref();
   return {
+    sockets: listening.map(({ unix }) => unix),
     failed: Promise.race([store.failed, audit.failed]),
     async stop(graceMs) {
       clearTimeout(verifying);

@@ -19,7 +19,7 @@ export type RouteRequest = {
 };
 
 /** A door as it is told; `mode` in octal digits. */
-type DoorFacts = Omit<DoorConfig, "mode"> & { mode: string };
+export type DoorFacts = Omit<DoorConfig, "mode"> & { mode: string };
 
 /** What the running daemon knows of itself. */
 export type StatusFacts = {

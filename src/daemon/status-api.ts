@@ -20,7 +20,7 @@ export async function verifyAudit({ facts }: RouteRequest): Promise<Answer> {
   return json({ schema_version: 1, ok: problems.length === 0, ...counts, problems });
 }
 
-/** `{"doors":[{"unix","mode","principal","grants"?,"routes"?,"name"?}]}`: as they were configured when legerd started. */
+/** `{"doors":[{"unix","mode","principal","grants"?,"routes"?,"name"?}]}`: those that are open, as they were configured when legerd started. */
 export function doors({ facts }: RouteRequest): Answer {
   return json({ schema_version: 1, doors: facts.doors });
 }

@@ -1,4 +1,4 @@
-import { statSync } from "node:fs";
+import { chmodSync, mkdirSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { DoorConfig, RouteGroup } from "../../src/daemon/config.ts";
 import { routes, type Route } from "../../src/daemon/routes.ts";
@@ -138,6 +138,46 @@ test.for([
   const at = `${daemon.runtimeDir}/doors/x`;
   expect(statSync(at).mode & 0o777).toBe(directory);
   expect(statSync(`${at}/legerd.sock`).mode & 0o777).toBe(mode);
+});
+
+test.for([
+  ["a file", (at: string) => writeFileSync(`${at}/legerd.sock`, "")],
+  ["a directory", (at: string) => mkdirSync(`${at}/legerd.sock`)],
+  ["a link to another door", (at: string) => symlinkSync("../../legerd.sock", `${at}/legerd.sock`)],
+  ["a mode by which others may write", (at: string) => chmodSync(at, 0o777)],
+] as const)("a container that put %s where its door belongs has shut out itself alone", async ([, spoil]) => {
+  let guest = "";
+  const doors = (places: Places): DoorConfig[] => {
+    guest = `${places.runtimeDir}/doors/x`;
+    mkdirSync(guest, { recursive: true, mode: 0o700 });
+    spoil(guest);
+    return [
+      { unix: `${guest}/legerd.sock`, mode: 0o600, principal: "x", grants: [] },
+      { unix: places.socket, mode: 0o600, principal: "owner", grants: undefined },
+    ];
+  };
+  await using daemon = await startTestLegerd({ [VISIBLE]: "served" }, { doors });
+  expect(await daemon.client.list()).toHaveLength(1);
+  expect(daemon.log.join("\n")).toMatch(
+    /legerd: error: .*doors\/x.*; this door stays closed\nlegerd: hint: /,
+  );
+  const { doors: open } = JSON.parse(
+    (await sendRaw(daemon.socket, { method: "GET", path: "/v1/doors" })).body.toString(),
+  );
+  expect(open).toMatchObject([{ principal: "owner" }]);
+});
+
+test("where the user's own door is spoilt legerd doesn't start", async () => {
+  const started = startTestLegerd(
+    {},
+    {
+      doors: ({ socket }) => {
+        mkdirSync(socket, { recursive: true, mode: 0o700 });
+        return [{ unix: socket, mode: 0o600, principal: "owner", grants: undefined }];
+      },
+    },
+  );
+  await expect(started).rejects.toThrow("something that is not a socket is there");
 });
 
 test("a group that isn't there is said", async () => {
