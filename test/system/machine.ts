@@ -4,7 +4,7 @@ import * as fs from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, afterEach } from "vitest";
-import { RELEASES, type Release } from "../../scripts/machine/root.ts";
+import { RELEASES, rootOf, type Release } from "../../scripts/machine/root.ts";
 import { LegerError } from "../../src/core/error.ts";
 import { run } from "../../src/core/exec.ts";
 
@@ -62,10 +62,13 @@ const PLACES = {
 
 /**
  * Boots a machine for a test file, which calls this at its top: it is stopped and removed after the file's last
- * test, and also when that process ends in any other way. A test that fails shows the end of the journal.
+ * test, and also when that process ends in any other way. A test that fails shows the end of the journal. `packages`:
+ * Debian's, beside what each machine has; the first to ask for them builds a root of its own.
  */
-export async function bootMachine(): Promise<Machine> {
-  const machine = await startMachine(request());
+export async function bootMachine(packages: readonly string[] = []): Promise<Machine> {
+  const asked = request();
+  const root = packages.length === 0 ? asked.root : await rootOf(asked.release, packages);
+  const machine = await startMachine({ ...asked, root });
   afterAll(() => machine.stop(), STOP_TIMEOUT_MS);
   afterEach(async ({ task }) => {
     if (task.result?.state === "fail") process.stderr.write(await machine.lastWords());
