@@ -53,6 +53,20 @@ describe.for(["user", "root"] as const)("%s's legerd as a service", (account) =>
     await run(`${systemctl} --quiet enable --now legerd.socket`);
   });
 
+  test("the unit, which takes much from legerd, leaves it all that its metrics are made of", async () => {
+    const told = await text(health().replace("http://x/health", "http://x/metrics"));
+    for (const name of [
+      "process_resident_memory_bytes",
+      "process_open_fds",
+      "process_max_fds",
+      "legerd_state_free_bytes",
+      "legerd_secrets 0",
+      "legerd_connections 1",
+    ]) {
+      expect.soft(told).toMatch(new RegExp(`^${name}`, "m"));
+    }
+  });
+
   test.for([
     ["a stop", `${systemctl} stop legerd.service`, "inactive"],
     ["a signal sent by hand", `${systemctl} kill --signal=TERM legerd.service`, "inactive"],
