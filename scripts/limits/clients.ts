@@ -1,9 +1,11 @@
 /** clients — rows of clients that are too many, too slow, or ask at too many doors. */
+import { execFile } from "node:child_process";
 import { once } from "node:events";
 import * as fs from "node:fs";
 import * as net from "node:net";
 import path from "node:path";
-import { systemCode } from "../../src/core/error.ts";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { openConnection } from "../crash/connection.ts";
 import { metric, must, until, type Legerd, type Row } from "./ground.ts";
 
@@ -68,28 +70,16 @@ export const flood: Row = {
   async run(ground) {
     const daemon = await ground.start();
     must("put", await daemon.put("a", "v1"), "200 1");
-    let opened = 0;
-    let turnedAway = 0;
-    const drop = async (): Promise<void> => {
-      while (opened < FLOOD) {
-        opened += 1;
-        const half = opened % 2 === 0;
-        const socket = net.connect({ path: ground.socket });
-        const { promise, resolve } = Promise.withResolvers<void>();
-        socket.on("connect", () => {
-          if (half) socket.write("POST /api/put HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{");
-          setImmediate(() => socket.destroy());
-        });
-        socket.on("error", (error) => (turnedAway += systemCode(error) === "EAGAIN" ? 1 : 0));
-        socket.on("close", () => resolve());
-        await promise;
-      }
-    };
-    const flooding = Promise.all(Array.from({ length: AT_ONCE }, drop));
+    const flooder = fileURLToPath(new URL("flooder.ts", import.meta.url));
+    const words = [flooder, ground.socket, String(FLOOD), String(AT_ONCE)];
+    const flooding = promisify(execFile)(process.execPath, words);
     let answered = 0;
     let busy = 0;
     const over = new AbortController();
-    void flooding.finally(() => over.abort());
+    void flooding.then(
+      () => over.abort(),
+      () => over.abort(),
+    );
     while (!over.signal.aborted) {
       const told = await daemon.get("a");
       if (told === "200 v1") answered += 1;
@@ -97,7 +87,7 @@ export const flood: Row = {
       else if (/EAGAIN|ECONNREFUSED/.test(told)) busy += 1;
       else must("get amid the flood", told, "200 v1");
     }
-    await flooding;
+    const turnedAway = Number((await flooding).stdout);
     must("reads amid the flood", answered > 0, true);
     must("put after the flood", await daemon.put("a", "v2"), "200 2");
     await until(
@@ -107,7 +97,7 @@ export const flood: Row = {
     );
     return {
       served: `${answered} reads amid it`,
-      refused: `by the kernel, while 511 wait: EAGAIN (${busy} reads, ${turnedAway} of the flood)`,
+      refused: `by the kernel, while 511 wait: EAGAIN (${busy} reads, ${turnedAway} connections of the flood)`,
       recovers: "at once; no connection is left",
     };
   },
