@@ -45,6 +45,13 @@ netns = "none"
 default_ulimits = ["nofile=1000:1000", "nproc=5000:5000"]
 CONF
 
+# Podman 4.3 takes every line of /proc/self/cgroup for a directory below /sys/fs/cgroup, and where one isn't the user's it moves
+# itself out of its unit, which ends with that. Hierarchies of version 1 that the host has have such a line: "/".
+if [ "$release" = bookworm ]; then
+  mkdir -p "$building/etc/systemd/system/user@.service.d"
+  printf '[Service]\nExecStartPre=+chown %%i /sys/fs/cgroup\n' >"$building/etc/systemd/system/user@.service.d/podman.conf"
+fi
+
 # An image without a registry: busybox and its names, for "podman import".
 image=$building/usr/share/test-image
 mkdir -p "$image/bin" "$image/etc" "$image/tmp" "$image/proc" "$image/sys" "$image/dev" "$image/run"
