@@ -64,7 +64,10 @@ const SETUPS: Record<Account, readonly Setup[]> = {
   ],
 };
 
-describe.for(["user", "root"] as const)("%s's containers", async (account) => {
+// By hand the same works with Podman 4.3; a unit's container is stopped there, on these machines, once it has started.
+const owners = describe.skipIf(!machine.can("quadlet")).for(["user", "root"] as const);
+
+owners("%s's containers (has this release's podman quadlets?)", async (account) => {
   const owner = await settle(machine, account);
   await importCurlImage(owner);
   const { runtimeDir, units, systemd } = owner.places;
