@@ -73,7 +73,7 @@ class Daemon {
     return (await this.#ask("GET", "/v1/tokens", "list tokens", "tokens")).tokens;
   }
 
-  /** Throws FAILED where there is none of that name. */
+  /** Throws REFUSED where there is none of that name. */
   async revokeToken(name: string): Promise<void> {
     await this.#ask("DELETE", pathOf("tokens", name), `revoke token ${name}`, "deletion");
   }

@@ -287,7 +287,7 @@ export class Session {
     const what = { token: name };
     this.requireOwner("revoke-token", what);
     if (!this.#store.tokens().some((token) => token.name === name)) {
-      throw new LegerError("FAILED", `revoke token ${name}: there is none of that name`, {
+      throw new LegerError("REFUSED", `revoke token ${name}: there is none of that name`, {
         hints: ["see: leger token list"],
       });
     }
