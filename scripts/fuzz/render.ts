@@ -11,7 +11,7 @@ import { parsePodmanVersion } from "../../src/render/podman-versions.ts";
 import type { Source } from "../../src/render/source.ts";
 import { parseUnitFile, printUnitFile } from "../../src/render/unit-file.ts";
 import { quoteWord, splitWords } from "../../src/render/words.ts";
-import { assert, randomFrom, type Random, type Target } from "./target.ts";
+import { assert, randomFrom, withPieces, type Target } from "./target.ts";
 
 const CORPUS = fileURLToPath(new URL("../../test/render/corpus", import.meta.url));
 
@@ -66,7 +66,7 @@ export function renderTarget(): Target {
     kept: [],
     tryOne(seed) {
       const random = randomFrom(seed);
-      const bytes = mutatedQuadlet(seeds[random(seeds.length)] ?? Buffer.alloc(0), random);
+      const bytes = withPieces(seeds[random(seeds.length)] ?? Buffer.alloc(0), PIECES, random);
       try {
         tryAll(bytes);
       } catch (cause) {
@@ -119,16 +119,4 @@ function refusedOr<T>(act: () => T): T | undefined {
     if (error instanceof LegerError && error.code !== "BUG") return undefined;
     throw error;
   }
-}
-
-function mutatedQuadlet(bytes: Buffer, random: Random): Buffer {
-  let now = bytes;
-  for (let count = random(6); count >= 0; count -= 1) {
-    const at = random(now.length + 1);
-    const end = Math.min(now.length, at + random(8));
-    const piece =
-      random(3) === 0 ? Buffer.from([random(256)]) : (PIECES[random(PIECES.length)] ?? Buffer.alloc(0));
-    now = Buffer.concat([now.subarray(0, at), piece, now.subarray(random(2) === 0 ? at : end)]);
-  }
-  return now;
 }

@@ -6,6 +6,8 @@ export type Target = {
   name: string;
   /** Makes an input of the seed and tries it; throws where that does harm. */
   tryOne(seed: number): void | Promise<void>;
+  /** How many inputs that is; one where it isn't said. */
+  perSeed?: number;
   /** Seeds that found something once. */
   kept: readonly number[];
 };
@@ -49,6 +51,19 @@ export function mutated(bytes: Buffer, random: Random): Buffer {
       default:
         now.copy(now, at, random(now.length + 1), Math.min(now.length, at + length));
     }
+  }
+  return now;
+}
+
+/** Bytes into which a few pieces, or single bytes, were put, in the place of others or between them. */
+export function withPieces(bytes: Buffer, pieces: readonly Buffer[], random: Random): Buffer {
+  let now = bytes;
+  for (let count = random(6); count >= 0; count -= 1) {
+    const at = random(now.length + 1);
+    const end = Math.min(now.length, at + random(8));
+    const piece =
+      random(3) === 0 ? Buffer.from([random(256)]) : (pieces[random(pieces.length)] ?? Buffer.alloc(0));
+    now = Buffer.concat([now.subarray(0, at), piece, now.subarray(random(2) === 0 ? at : end)]);
   }
   return now;
 }
