@@ -30,7 +30,9 @@ type Ability =
   | "quadlet drop-ins"
   | "secret exists"
   | "secret inspect --showsecret"
-  | "secret create --replace";
+  | "secret create --replace"
+  | "database in SQLite"
+  | "inspect without values";
 
 /** The version of Podman that brought it: 407 is 4.7. */
 const SINCE: Record<Ability, number> = {
@@ -39,6 +41,8 @@ const SINCE: Record<Ability, number> = {
   "secret exists": 405,
   "secret inspect --showsecret": 407,
   "secret create --replace": 407,
+  "database in SQLite": 408,
+  "inspect without values": 503,
 };
 
 const COMMAND_TIMEOUT_MS = 60_000;

@@ -6,6 +6,8 @@ const machine = await bootMachine();
 await machine.install();
 const owner = await settle(machine, "user");
 const { storage, runtimeDir } = owner.places;
+const hasSqlite = machine.can("database in SQLite");
+const containers = `${storage}/${await owner.text("podman info --format={{.Store.GraphDriverName}}")}-containers`;
 
 /** One for each way to a program, so that what is found tells by which way it came there. */
 const CANARIES = {
@@ -81,15 +83,15 @@ async function filesWith(way: Way): Promise<string[]> {
 /** What docs/threat-model.md says of each way, under "On the way to a program". */
 const PLACES: Record<Way, readonly string[]> = {
   variable: [
-    `${storage}/overlay-containers/ID/userdata/config.json`,
+    `${containers}/ID/userdata/config.json`,
     // In memory, closed to others, as long as the container runs.
     `${runtimeDir}/crun/ID/config.json`,
   ],
-  file: [`${storage}/overlay-containers/ID/userdata/secrets/file`],
+  file: [`${containers}/ID/userdata/secrets/file`],
   fetched: [
-    `${storage}/overlay-containers/ID/userdata/config.json`,
+    `${containers}/ID/userdata/config.json`,
     `${runtimeDir}/crun/ID/config.json`,
-    `${storage}/db.sql`,
+    hasSqlite ? `${storage}/db.sql` : `${storage}/libpod/bolt_state.db`,
     `${runtimeDir}/leger/env/fetched.env`,
   ],
 };
@@ -105,7 +107,7 @@ describe("while containers run", () => {
   test("podman exec leaves what it looked up beside the container's own, for as long as it runs", async () => {
     await owner.run("podman exec --detach variable stay");
     expect(await filesWith("variable")).toEqual(
-      [...PLACES.variable, `${storage}/overlay-containers/ID/userdata/ID/exec-process-N`].toSorted(),
+      [...PLACES.variable, `${containers}/ID/userdata/ID/exec-process-N`].toSorted(),
     );
   });
 
@@ -132,12 +134,12 @@ describe("while containers run", () => {
   });
 
   test.for([
-    ["variable", "=***"],
+    ["variable", machine.can("inspect without values") ? "=***" : `VARIABLE=${CANARIES.variable}`],
     ["fetched", `FETCHED=${CANARIES.fetched} and more`],
   ] as const)("podman inspect shows of a value that comes as %s: %s", async ([way, shown]) => {
     const inspected = await owner.text(["podman", "inspect", "--format={{.Config.Env}}", way]);
     expect(inspected).toContain(shown);
-    if (way === "variable") expect(inspected).not.toContain(CANARIES[way]);
+    if (shown === "=***") expect(inspected).not.toContain(CANARIES[way]);
   });
 
   test("the audit log names unit and invocation of each start", async () => {
@@ -168,7 +170,9 @@ describe("while containers run", () => {
 describe("when they have stopped", () => {
   test.for(ways)("nothing is left of a value that came as %s", async (way) => {
     await owner.systemctl(`stop ${way}.service`);
-    expect(await filesWith(way)).toEqual([]);
+    // Podman's database before SQLite keeps what it removes, until it writes something else there.
+    const kept = way === "fetched" && !hasSqlite ? [`${storage}/libpod/bolt_state.db`] : [];
+    expect(await filesWith(way)).toEqual(kept);
   });
 });
 
