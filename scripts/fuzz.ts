@@ -85,7 +85,7 @@ async function fuzz(target: Target, first: number, goesOn: () => boolean): Promi
     await tryOne();
     inputs += 1;
     if (inputs === 1_000) atStart = process.memoryUsage.rss();
-    if (!goesOn()) break;
+    if (!goesOn() || inputs === target.most) break;
   }
   process.off("SIGINT", sayWhere);
   process.off("uncaughtException", endHere);

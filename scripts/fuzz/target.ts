@@ -6,6 +6,8 @@ export type Target = {
   name: string;
   /** Makes an input of the seed and tries it; throws where that does harm. */
   tryOne(seed: number): void | Promise<void>;
+  /** Most inputs of one run, where each leaves something in memory by design. */
+  most?: number;
   /** How many inputs that is; one where it isn't said. */
   perSeed?: number;
   /** Seeds that found something once. */

@@ -195,6 +195,8 @@ export function configTarget(base: string): Target {
   const file = path.join(base, "config.json");
   return {
     name: "config",
+    // Each reading makes a schema, for which zod compiles code; legerd reads once.
+    most: 10_000,
     kept: [],
     async tryOne(seed) {
       const random = randomFrom(seed);
