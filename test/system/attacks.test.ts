@@ -60,8 +60,10 @@ await owner.run(
   `umask 077; { printf 'Authorization: Bearer '; leger token create ci --grant get:key; } >~/ci.header`,
 );
 await owner.run("leger secrets fetch web");
-await owner.define({ name: "web", secrets: ["key,type=env,target=KEY"] });
-await owner.start("web.service");
+
+const PODMAN_RUN = "podman run --cgroups=disabled --network=none";
+const WITH_KEY = `${PODMAN_RUN} --secret key,type=env,target=KEY`;
+await owner.run(`${WITH_KEY} --detach --name web localhost/bb:1 stay`);
 
 /** As bob (1001), another user of the machine, from nothing but an account. */
 function asBob(command: string, options: CommandOptions = {}): Promise<CommandResult> {
@@ -317,7 +319,7 @@ describe("with a changed environment", () => {
     const isMarked = async (): Promise<boolean> =>
       (await owner.run(`test -e ${MARK} && rm ${MARK}`, { mayFail: true })).status === 0;
     // HOME is where Podman's own storage is found.
-    const shown = await owner.run("podman secret inspect --showsecret key", {
+    const shown = await owner.run(`${WITH_KEY} --rm localhost/bb:1 env`, {
       env: { ...runtimes, PATH, XDG_CONFIG_HOME },
     });
     expect(shown.stdout).toContain(CANARY);
@@ -497,7 +499,7 @@ describe("the table tells the truth: not kept out is", () => {
   });
 
   test("who calls podman with LD_PRELOAD: the driver doesn't clear it", async () => {
-    const { stderr } = await owner.run("podman secret inspect --showsecret key", {
+    const { stderr } = await owner.run(`${WITH_KEY} --rm localhost/bb:1 env`, {
       env: { LD_PRELOAD: "/var/tmp/evil/none.so" },
     });
     expect(stderr).toContain("/var/tmp/evil/none.so");
