@@ -1,5 +1,7 @@
+import { statSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { defineConfig } from "vitest/config";
+import { BaseSequencer, type TestSpecification } from "vitest/node";
 import { bundleThread } from "./scripts/build/bundle.ts";
 
 // CI counts tests from a report: its path comes in here.
@@ -9,6 +11,19 @@ const report = process.env["LEGER_TEST_REPORT"];
 process.env["NODE_COMPILE_CACHE"] ??= fileURLToPath(
   new URL("node_modules/.cache/node-compile", import.meta.url),
 );
+
+/** Small files that take long: with vitest's own order, by size, they would be the last, and run one by one. */
+const FIRST = ["test/quickstart.test.ts", "test/completions.test.ts", "test/daemon/activation.test.ts"];
+
+class LongestFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    return files.toSorted((one, other) => weightOf(other) - weightOf(one));
+  }
+}
+
+function weightOf({ moduleId }: TestSpecification): number {
+  return FIRST.some((file) => moduleId.endsWith(file)) ? Number.MAX_SAFE_INTEGER : statSync(moduleId).size;
+}
 
 export default defineConfig({
   // Daemons inside the tests start their threads from this, in two thirds of the time; those that are programs, from the source.
@@ -24,6 +39,7 @@ export default defineConfig({
     // Many tests wait for other processes or for a deadline: one more than two cores can run.
     maxWorkers: 3,
     isolate: false,
+    sequence: { sequencer: LongestFirst },
     reporters: report === undefined ? ["default"] : ["default", ["json", { outputFile: report }]],
   },
 });
