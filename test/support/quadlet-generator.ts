@@ -50,7 +50,9 @@ export function understoodByPodman(
       envFiles: behind("--env-file"),
       volumes: behind("-v").map(withoutName),
       labels: behind("--label"),
-      entrypoint: behind("--entrypoint")[0],
+      // Newer ones write it as one word.
+      entrypoint:
+        behind("--entrypoint")[0] ?? /^--entrypoint=(.*)$/s.exec(words.find(isEntrypoint) ?? "")?.[1],
       user: behind("--user")[0],
       userns: behind("--userns")[0],
       exec: words.slice(words.indexOf(image) + 1),
@@ -62,6 +64,10 @@ export function understoodByPodman(
       .matchAll(/error loading "([^"]+)",/g),
   ].map(([, file = ""]) => path.basename(file));
   return { units, unreadable };
+}
+
+function isEntrypoint(word: string): boolean {
+  return word.startsWith("--entrypoint=");
 }
 
 /** Quadlets written for this, most of them to be read differently by a parser that is a little wrong. */
