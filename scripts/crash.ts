@@ -5,7 +5,6 @@
 import * as fs from "node:fs";
 import * as os from "node:os";
 import path from "node:path";
-import { parseArgs } from "node:util";
 import { checkStore } from "../src/store/check.ts";
 import { AuditTail } from "./crash/audit-tail.ts";
 import { openConnection, type Connection } from "./crash/connection.ts";
@@ -13,6 +12,7 @@ import { AMIDS, killMaintenance } from "./crash/maintenance.ts";
 import { ABSENT, makeItems, pick, randomFrom, type Item, type Random } from "./crash/model.ts";
 import { observe, type Seen } from "./crash/observe.ts";
 import { launchLegerd, LEGERD, type LegerdProcess } from "./support/legerd-process.ts";
+import { readOptions, runScript, wholeNumber } from "./support/script.ts";
 
 const HELP = `usage: node scripts/crash.ts [--kills N] [--writers N] [--seed N] [--entry FILE]
 
@@ -290,7 +290,7 @@ function summarize(tally: Tally, faults: number, seconds: number): string {
 }
 
 function parse(args: string[]): Options | undefined {
-  const { values } = parseArgs({
+  const { values } = readOptions("test:crash", {
     args,
     options: {
       kills: { type: "string", default: "200" },
@@ -302,19 +302,12 @@ function parse(args: string[]): Options | undefined {
   });
   if (values.help === true) return undefined;
   return {
-    kills: atLeastOne("kills", values.kills),
-    writers: atLeastOne("writers", values.writers),
-    seed: atLeastOne("seed", values.seed),
+    kills: wholeNumber("kills", values.kills),
+    writers: wholeNumber("writers", values.writers),
+    seed: wholeNumber("seed", values.seed),
     entry: path.resolve(values.entry),
   };
 }
 
-function atLeastOne(option: string, text: string): number {
-  const number = Number(text);
-  if (!Number.isSafeInteger(number) || number < 1)
-    throw new Error(`--${option} takes a whole number from 1 on`);
-  return number;
-}
-
 for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(1));
-await main();
+await runScript("test:crash", main);

@@ -1,11 +1,11 @@
 /** fuzz — inputs that nobody would write, against what reads them: nothing may come of it but an answer or a clear refusal. */
-import { parseArgs } from "node:util";
-import { exitStatusOf, LegerError, speak } from "../src/core/error.ts";
+import { LegerError } from "../src/core/error.ts";
 import { doorsTarget } from "./fuzz/doors.ts";
 import { renderTarget } from "./fuzz/render.ts";
 import { backupTarget, databaseTarget, makeGround } from "./fuzz/stores.ts";
 import type { Target } from "./fuzz/target.ts";
 import { auditTarget, bodyTarget, configTarget, requestTarget, tokenTarget } from "./fuzz/texts.ts";
+import { readOptions, runScript } from "./support/script.ts";
 
 const HELP = `npm run fuzz -- [--minutes N] [--seed N] [TARGET…]
 
@@ -19,7 +19,7 @@ doors of a legerd that runs). Without one, all in turn.
 const MAX_GROWTH_BYTES = 512 * 1024 * 1024;
 
 async function main(args: string[]): Promise<void> {
-  const { values, positionals } = parseArgs({
+  const { values, positionals } = readOptions("fuzz", {
     args,
     allowPositionals: true,
     options: {
@@ -96,10 +96,4 @@ async function fuzz(target: Target, first: number, goesOn: () => boolean): Promi
   return (inputs + target.kept.length) * (target.perSeed ?? 1);
 }
 
-try {
-  await main(process.argv.slice(2));
-} catch (error) {
-  process.stderr.write(speak(error, "fuzz"));
-  if (!(error instanceof LegerError)) process.stderr.write(`${error instanceof Error ? error.stack : ""}\n`);
-  process.exitCode = exitStatusOf(error);
-}
+await runScript("fuzz", () => main(process.argv.slice(2)));

@@ -1,11 +1,11 @@
 /** limits — takes legerd to its limits, one after the other: what it serves there, what it refuses in which words, and that it recovers by itself. */
 import { spawnSync } from "node:child_process";
-import { parseArgs } from "node:util";
 import { descriptors, doors, flood, idleClients } from "./limits/clients.ts";
 import { diskFails, diskFull, readOnly } from "./limits/disk.ts";
 import { large } from "./limits/large.ts";
 import { clock, inotify, memory, suspend } from "./limits/machine.ts";
 import { INSIDE, isRoot, makeGround, type Row } from "./limits/ground.ts";
+import { readOptions, runScript } from "./support/script.ts";
 
 const ROWS: readonly Row[] = [
   idleClients,
@@ -32,7 +32,7 @@ ${ROWS.map(({ name, what, slow }) => `  ${name.padEnd(12)} ${what}${slow === tru
 
 async function main(args: string[]): Promise<void> {
   const options = { all: { type: "boolean" }, help: { type: "boolean", short: "h" } } as const;
-  const { values, positionals } = parseArgs({ args, allowPositionals: true, options });
+  const { values, positionals } = readOptions("test:limits", { args, allowPositionals: true, options });
   const unknown = positionals.find((word) => ROWS.every(({ name }) => name !== word));
   if (values.help === true || unknown !== undefined) {
     process.stdout.write(HELP);
@@ -88,4 +88,4 @@ async function passes(row: Row): Promise<boolean> {
   }
 }
 
-await main(process.argv.slice(2));
+await runScript("test:limits", () => main(process.argv.slice(2)));

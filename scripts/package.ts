@@ -5,13 +5,13 @@
  */
 import * as fs from "node:fs";
 import path from "node:path";
-import { parseArgs } from "node:util";
 import { run } from "../src/core/exec.ts";
-import { LegerError, speak } from "../src/core/error.ts";
+import { LegerError } from "../src/core/error.ts";
 import { VERSION } from "../src/core/version.ts";
 import { nfpmProgram } from "./package/nfpm.ts";
 import { makeStage, ROOT, type Stage } from "./package/stage.ts";
 import { sourceDate } from "./support/source-date.ts";
+import { readOptions, runScript } from "./support/script.ts";
 
 /** As Node, Debian and RPM call them. */
 const ARCHES = { x64: { deb: "amd64", rpm: "x86_64" }, arm64: { deb: "arm64", rpm: "aarch64" } } as const;
@@ -23,7 +23,7 @@ type Kind = (typeof KINDS)[number];
 const NFPM_TIMEOUT_MS = 20 * 60_000;
 
 async function main(): Promise<void> {
-  const { values } = parseArgs({
+  const { values } = readOptions("package", {
     options: {
       arch: { type: "string", multiple: true },
       kind: { type: "string", multiple: true },
@@ -89,9 +89,4 @@ function chosen<T extends string>(
   });
 }
 
-try {
-  await main();
-} catch (error) {
-  process.stderr.write(speak(error, "package"));
-  process.exitCode = 1;
-}
+await runScript("package", main);

@@ -5,7 +5,6 @@
 import * as fs from "node:fs";
 import * as os from "node:os";
 import path from "node:path";
-import { parseArgs } from "node:util";
 import { ABSENT, makeItems, pick, randomFrom, type Random } from "./crash/model.ts";
 import { Disk, noteOf, readRecording, type Entry, type Fate } from "./power/disk.ts";
 import { examine, type Examined } from "./power/examine.ts";
@@ -13,6 +12,7 @@ import { Ledger, parseNote } from "./power/ledger.ts";
 import { buildRecorder, recordLife, type Recording, type Writer } from "./power/record.ts";
 import { WEAKNESSES } from "./power/weakened.ts";
 import { launchLegerd } from "./support/legerd-process.ts";
+import { readOptions, runScript, wholeNumber } from "./support/script.ts";
 
 const HELP = `usage: node scripts/power.ts [--cuts N] [--writers N] [--seed N] [--preload FILE]
 
@@ -270,7 +270,7 @@ async function nothing(): Promise<Examined> {
 }
 
 function parse(args: string[]): Options | undefined {
-  const { values } = parseArgs({
+  const { values } = readOptions("test:power", {
     args,
     options: {
       cuts: { type: "string", default: "1000" },
@@ -281,18 +281,11 @@ function parse(args: string[]): Options | undefined {
   });
   if (values.help === true) return undefined;
   return {
-    cuts: atLeastOne("cuts", values.cuts),
-    writers: atLeastOne("writers", values.writers),
-    seed: atLeastOne("seed", values.seed),
+    cuts: wholeNumber("cuts", values.cuts),
+    writers: wholeNumber("writers", values.writers),
+    seed: wholeNumber("seed", values.seed),
   };
 }
 
-function atLeastOne(option: string, text: string): number {
-  const number = Number(text);
-  if (!Number.isSafeInteger(number) || number < 1)
-    throw new Error(`--${option} takes a whole number from 1 on`);
-  return number;
-}
-
 for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(1));
-await main();
+await runScript("test:power", main);

@@ -3,11 +3,11 @@ import { generateX25519Identity, identityToRecipient } from "age-encryption";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import path from "node:path";
-import { parseArgs } from "node:util";
 import { run } from "../src/core/exec.ts";
 import { openConnection, type Connection } from "./crash/connection.ts";
 import { setecCall } from "./crash/model.ts";
 import { launchLegerd, LEGERD, type LegerdProcess } from "./support/legerd-process.ts";
+import { readOptions, runScript, wholeNumber } from "./support/script.ts";
 
 const HELP = `usage: node scripts/soak.ts [--minutes N] [--rate N]
 
@@ -29,7 +29,7 @@ const SLACK = { rss: 8 * 2 ** 20, descriptors: 4, wal: 4 * 2 ** 20 };
 type Sample = { rss: number; descriptors: number; wal: number; audit: number; p99: number };
 
 async function main(): Promise<void> {
-  const { values } = parseArgs({
+  const { values } = readOptions("test:soak", {
     options: {
       minutes: { type: "string", default: "30" },
       rate: { type: "string", default: "2000" },
@@ -37,14 +37,16 @@ async function main(): Promise<void> {
     },
   });
   if (values.help === true) return void process.stdout.write(HELP);
+  const minutes = wholeNumber("minutes", values.minutes);
+  const rate = wholeNumber("rate", values.rate);
   const base = fs.mkdtempSync(path.join(os.tmpdir(), "leger-soak-"));
   try {
-    const { samples, asked, wrong } = await soak(base, Number(values.minutes) * 60_000, Number(values.rate));
+    const { samples, asked, wrong } = await soak(base, minutes * 60_000, rate);
     const faults = [...wrong, ...grown(samples)];
     for (const fault of faults) process.stdout.write(`soak: ${fault}\n`);
     const [first, last] = [samples[1], samples.at(-1)].map((sample) => sample?.p99 ?? 0);
     process.stdout.write(
-      `soak: ${asked} requests in ${values.minutes} minutes, p99 ${first?.toFixed(2)} ms at the start and ${last?.toFixed(2)} ms at the end, ${faults.length} faults\n`,
+      `soak: ${asked} requests in ${minutes} minutes, p99 ${first?.toFixed(2)} ms at the start and ${last?.toFixed(2)} ms at the end, ${faults.length} faults\n`,
     );
     if (faults.length > 0) process.exitCode = 1;
   } finally {
@@ -189,4 +191,4 @@ function median(numbers: readonly number[]): number {
 }
 
 for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(1));
-await main();
+await runScript("test:soak", main);
