@@ -64,12 +64,18 @@ export function copyrightFile({ packages }: ThirdParties): string {
     "",
   ];
   const bundled = packages.map(({ name, license, text }) => {
-    const holders = [...text.matchAll(/^\s*(?:\(c\) )?Copyright\s*(?:\(c\)|©)?\s*(.+)$/gim)].map(
-      ([, who = ""]) => who.trim(),
-    );
-    return [
+    // Its text has "copyright license" at the beginning of lines.
+    const holder =
+      license === OWN ? /^\s*Copyright (\d{4}.*)$/gm : /^\s*(?:\(c\) )?Copyright\s*(?:\(c\)|©)?\s*(.+)$/gim;
+    const holders = [...text.matchAll(holder)].map(([, who = ""]) => who.trim());
+    const files = [
       `Files: node_modules/${name}/*`,
       `Copyright: ${holders.length === 0 ? `the authors of ${name}` : holders.join("\n ")}`,
+    ];
+    // Ours, too: its text stands once.
+    if (license === OWN) return [...files, `License: ${OWN}`, ""].join("\n");
+    return [
+      ...files,
       // A name of its own for each text: they differ in whom they name.
       `License: ${license}-${name.replaceAll(/[^a-z0-9]+/g, "-")}`,
       ...text

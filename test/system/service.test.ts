@@ -72,6 +72,8 @@ describe.for(["user", "root"] as const)("%s's legerd as a service", (account) =>
     ["a signal sent by hand", `${systemctl} kill --signal=TERM legerd.service`, "inactive"],
   ] as const)("after %s a connection starts it again", async ([, end, then]) => {
     await run(health());
+    // Told to end before it has said that it is ready, it has failed, and is started again.
+    await machine.until(account, `[ "$(${systemctl} is-active legerd.service)" = active ]`);
     const before = await property("MainPID");
     await run(end);
     await machine.until(account, `[ "$(${systemctl} is-active legerd.service)" = ${then} ]`);
